@@ -1,0 +1,130 @@
+"""The interface between the engine and a device: allocate, move bytes, lower a Kernel, run it.
+
+The engine looks a backend up by device name (`engine/device.py`) and uses nothing but this class. A backend
+is told Kernels (`kernel.py`) and Buffers; it never sees a graph.
+
+Out-of-range indices of `gather` and `scatter` never touch memory. A backend that finds one raises IndexError naming the
+operation: at once where it can (NUMPY), otherwise at the next `download` or `synchronize` (CL).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import numpy as np
+
+from .dtypes import DType
+from .kernel import Kernel
+
+
+class DeviceError(RuntimeError):
+    """A device that does not exist, cannot do what was asked, or has no memory left. The message says what to do."""
+
+
+@dataclass
+class Counters:
+    """What a backend has done so far; tests and benchmarks read differences."""
+
+    kernels: int = 0  # launches
+    allocations: int = 0  # calls for memory
+    builds: int = 0  # kernels lowered (compiled), not served from memory
+    live_bytes: int = 0
+    peak_bytes: int = 0
+
+
+class Buffer:
+    """`nbytes` of device memory starting `offset` bytes into `handle`. Freed when the last reference goes."""
+
+    __slots__ = ("backend", "handle", "nbytes", "offset", "base", "__weakref__")
+
+    def __init__(self, backend: Backend, handle: Any, nbytes: int, offset: int = 0, base: Optional[Buffer] = None):
+        self.backend, self.handle, self.nbytes, self.offset, self.base = backend, handle, nbytes, offset, base
+        if base is None:
+            counters = backend.counters
+            counters.allocations += 1
+            counters.live_bytes += nbytes
+            counters.peak_bytes = max(counters.peak_bytes, counters.live_bytes)
+
+    def slice(self, offset: int, nbytes: int) -> Buffer:
+        """A part of this buffer, sharing its memory and keeping it alive."""
+        return Buffer(self.backend, self.handle, nbytes, self.offset + offset, self.base or self)
+
+    def __del__(self):
+        if self.base is None:
+            self.backend.counters.live_bytes -= self.nbytes
+
+
+class Executable(ABC):
+    """A lowered Kernel, ready to run on any buffers of the right dtypes and sizes."""
+
+    source: str  # the text that runs: OpenCL C, or Python on NUMPY
+
+    @abstractmethod
+    def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
+        """A function of no arguments that launches the kernel on `buffers`: the Kernel's inputs, then its outputs.
+
+        A bound launch may be called any number of times; all preparation that can be done once belongs here.
+        """
+
+    def run(self, buffers: Sequence[Buffer]) -> None:
+        self.bind(buffers)()
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What `clgrad devices` prints. Sizes in bytes."""
+
+    name: str  # "NUMPY", "CL", "CL:1"
+    description: str
+    kind: str  # "cpu", "gpu" or "accelerator"
+    memory: int
+    compute_units: int
+    features: dict[str, bool] = field(default_factory=dict)  # fp16, fp64, ...
+    largest_allocation: int = 2**62
+    shares_host_memory: bool = True
+
+
+class Backend(ABC):
+    """One device. `alignment` is what sub-buffers' offsets must be a multiple of, in bytes."""
+
+    name: str
+    alignment: int = 256
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+
+    @abstractmethod
+    def allocate(self, nbytes: int) -> Buffer:
+        """Uninitialised memory (0 bytes is allowed). Raises DeviceError, with sizes, when there is not enough."""
+
+    @abstractmethod
+    def upload(self, buffer: Buffer, array: np.ndarray) -> None:
+        """Copy a C-contiguous array of `buffer.nbytes` bytes into the buffer. The array may change afterwards."""
+
+    @abstractmethod
+    def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
+        """A new one-dimensional host array of the first `count` elements, after all earlier work."""
+
+    @abstractmethod
+    def lower(self, kernels: Sequence[Kernel], specialise: bool = False) -> list[Executable]:
+        """Make kernels runnable, those not seen before together in one build.
+
+        With `specialise` the sizes, strides and constants may be literals in the source; without it the source may
+        depend on structure alone (ops, dtypes, rank, which strides are 0 or 1), so that many kernels share one build.
+        Both sum in the same order.
+        """
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait for all earlier work, and raise what it reported."""
+
+    @abstractmethod
+    def describe(self) -> DeviceInfo:
+        """What the device is and can do."""
+
+    def supports(self, dtype: DType) -> bool:
+        """Whether kernels may compute with `dtype` (float64 is optional in OpenCL)."""
+        return True

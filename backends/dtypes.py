@@ -1,0 +1,73 @@
+"""Element types: NumPy's own dtype objects under the names that tensor users expect.
+
+A `DType` *is* a `numpy.dtype`, so it hashes, compares and prints as one, and no table of
+conversions is needed between the engine, the backends and the arrays that users hold.
+
+>>> from clgrad import dtypes
+>>> dtypes.promote(dtypes.int32, dtypes.float16)
+dtype('float16')
+>>> dtypes.promote(dtypes.uint8, dtypes.int8)
+dtype('int16')
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+DType = np.dtype
+
+bool_ = np.dtype("bool")
+int8, int16, int32, int64 = (np.dtype(f"int{bits}") for bits in (8, 16, 32, 64))
+uint8, uint16, uint32, uint64 = (np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64))
+float16, float32, float64 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))
+
+ALL = (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64)
+default_float = float32
+default_int = int32
+
+NAMES = {dtype.name: dtype for dtype in ALL}
+
+
+def is_float(dtype: DType) -> bool:
+    return dtype.kind == "f"
+
+
+def is_int(dtype: DType) -> bool:
+    """Signed and unsigned integers; bool is not one."""
+    return dtype.kind in "iu"
+
+
+def is_bool(dtype: DType) -> bool:
+    return dtype.kind == "b"
+
+
+def as_dtype(dtype) -> DType:
+    """A DType from a name ("float32"), a NumPy type, or a DType.
+
+    Raises TypeError for one that the engine does not compute with (complex, object, strings).
+    """
+    resolved = np.dtype(dtype).newbyteorder("=")
+    if resolved not in NAMES.values():
+        raise TypeError(f"dtype {dtype!r} is not supported; use one of {', '.join(NAMES)}")
+    return NAMES[resolved.name]
+
+
+@lru_cache(maxsize=None)
+def promote(a: DType, b: DType) -> DType:
+    """The dtype in which `a` and `b` meet: bool < integers < floats, then the wider of two of a kind.
+
+    An integer never widens a float (int64 with float16 is float16, as in PyTorch), and uint64 with a
+    signed integer is float32, since no integer type holds both.
+    """
+    if a == b:
+        return a
+    rank_a, rank_b = "biuf".index(a.kind), "biuf".index(b.kind)
+    if (a.kind == "f") != (b.kind == "f"):
+        return a if a.kind == "f" else b
+    if uint64 in (a, b) and "i" in (a.kind, b.kind):
+        return float32
+    if "b" in (a.kind, b.kind):
+        return a if rank_a > rank_b else b
+    return NAMES[np.promote_types(a, b).name]

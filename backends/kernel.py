@@ -1,0 +1,163 @@
+"""Kernels: what the engine asks a backend to run, as data.
+
+A Kernel computes over one *iteration space*, `shape`. Its `body` is a list of instructions in the order of
+their dependencies (static single assignment: `src` are indices of earlier instructions); its `outputs` say
+which values reach memory and where. All movement (reshape, permute, expand, ...) has been pushed into the
+Views of the loads, so a body holds arithmetic only.
+
+    softmax(x) over rows of 64:  kind "row", shape (3072, 64), reduce_axes (1,)
+
+    %0 = load        input 0, View((3072, 64), (64, 1))
+    %1 = reduce_max  %0                     -> varies over axis 0 only
+    %2 = sub         %0 %1
+    %3 = exp         %2
+    %4 = reduce_sum  %3
+    %5 = div         %3 %4
+    output 0 = %5 at View((3072, 64), (64, 1))
+
+What each instruction means (T is its dtype; every operand of arithmetic has T unless said otherwise):
+
+    load         arg (input slot, View over `shape`); where the View's mask excludes a point, 0
+    const        arg a Python bool, int or float; the same everywhere
+    iota         arg View over `shape`; the value is the View's flat position (0 outside its mask), an integer
+    random       src (key, counter), both uint64 scalars; arg View over `shape`; T is uint32. With p the flat
+                 position: word p % 4 of Philox4x32-10 (Salmon et al., SC 2011) with the key split into
+                 (low, high) words and the counter words (low, high of counter + p // 4, 0, 0); 0 outside its mask
+    valid        arg View over `shape`; T is bool: whether the point lies inside the View's mask
+    gather       src (index,): an integer of any width; arg (input slot, View over `shape`, stride, rows):
+                 the element at View position + index * stride; an index outside 0 <= index < rows reads nothing,
+                 gives 0 and is reported (see Backend)
+    reduce_sum, reduce_max, reduce_prod
+                 src (value,); the reduction over all of `reduce_axes`; result constant along them. NaN wins in
+                 reduce_max. A sum of float16 is accumulated in float32 and rounded once
+    dot          arg (left slot, left View (*batch, M, K), right slot, right View (*batch, K, N)), both inputs of
+                 dtype T; the iteration space is (*batch, M, N); float16 accumulates in float32. No masks.
+    elementwise  see ELEMENTWISE
+
+`kind` is "loop" (no reduction), "row" (reductions over `reduce_axes`), "dot" (exactly one dot; elementwise work on
+its result follows) or "scatter". A row kernel's reductions may depend on one another: a value that uses a reduction
+is known after a full pass over `reduce_axes`. Outputs of a row kernel whose View has stride 0 on every reduce axis are
+written once a row. The Views of outputs never overlap themselves.
+
+A scatter kernel has an empty body and `scatter` set: output 0, contiguous (rows, *rest), is the sum
+over i of values[i] into row index[i], added in the order of i, starting from zero. Its inputs are 0 (values) and 1 (index).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Optional
+
+from .dtypes import DType
+from .view import View
+
+ELEMENTWISE: dict[str, int] = {
+    # one operand. Floats only, but for neg, which wraps on integers.
+    "neg": 1, "exp": 1, "log": 1, "sin": 1, "cos": 1, "tanh": 1, "sqrt": 1, "reciprocal": 1, "erf": 1,
+    "expm1": 1, "log1p": 1, "floor": 1,
+    # two operands. Integers wrap. On bool, add and max are "or", mul is "and"; sub, neg, div do not exist.
+    "add": 2, "sub": 2, "mul": 2,
+    "div": 2,         # floats only, IEEE: x/0 is inf or NaN
+    "idiv": 2,        # integers, rounds towards minus infinity; x//0 = 0; INT_MIN//-1 = INT_MIN
+    "mod": 2,         # integers and floats, the sign of the divisor; integer x%0 = 0, float x%0 = NaN; as numpy.mod
+    "max": 2,         # NaN if either is; max(0.0, -0.0) may be either zero
+    "pow": 2,         # floats only, as C's pow
+    "lt": 2, "eq": 2,  # result bool, operands of one dtype; any comparison with NaN is False
+    "and": 2, "or": 2, "xor": 2,  # integers and bool
+    "shl": 2, "shr": 2,  # integers; a shift by the width or more, or by a negative amount: 0, and -1 for shr of a negative
+    "where": 3,       # src (bool, T, T)
+    "cast": 1,        # to T: float to integer truncates, saturates, NaN gives 0; integers wrap; to bool is x != 0
+    "bitcast": 1,     # the same bits under a dtype of the same width; never bool
+}  # fmt: skip
+REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_prod")
+
+
+class Instr(NamedTuple):
+    """One value of a Kernel's body. `src` are indices into the body."""
+
+    op: str
+    src: tuple[int, ...]
+    arg: Any
+    dtype: DType
+
+
+class Output(NamedTuple):
+    """Value number `value` of the body is written to output buffer number = position in `Kernel.outputs`, at `view`."""
+
+    value: int
+    view: View
+
+
+class Scatter(NamedTuple):
+    """Sizes of a scatter-add: `count` values of `width` elements each into `rows` rows.
+
+    `values` is a View of shape (count, width) over input 0, `index` one of shape (count,) over input 1.
+    """
+
+    count: int
+    width: int
+    rows: int
+    values: View
+    index: View
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch. `inputs` and `output_dtypes` give the element type of each buffer, in the order of its arguments."""
+
+    kind: str
+    shape: tuple[int, ...]
+    reduce_axes: tuple[int, ...]
+    body: tuple[Instr, ...]
+    outputs: tuple[Output, ...]
+    inputs: tuple[DType, ...]
+    output_dtypes: tuple[DType, ...]
+    scatter: Optional[Scatter] = None
+    name: str = "kernel"  # for people: "row_8_max_exp_sum"; not part of what is computed
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.kind, self.shape, self.reduce_axes, self.body, self.outputs, self.inputs, self.output_dtypes))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def inner(self) -> tuple[bool, ...]:
+        """For each value of the body, whether it varies along the reduce axes (must be evaluated inside the row)."""
+        flags: list[bool] = []
+        for instr in self.body:
+            view = _view_of(instr)
+            own = view is not None and any(
+                view.strides[a] != 0 or (view.mask is not None and view.mask[a] != (0, view.shape[a]))
+                for a in self.reduce_axes
+            )
+            flags.append(instr.op not in REDUCTIONS and (own or any(flags[s] for s in instr.src)))
+        return tuple(flags)
+
+    @cached_property
+    def stage(self) -> tuple[int, ...]:
+        """For each value, how many passes over the row must have ended before it can be computed."""
+        stages: list[int] = []
+        for instr in self.body:
+            ready = max((stages[s] for s in instr.src), default=0)
+            stages.append(ready + (instr.op in REDUCTIONS))
+        return tuple(stages)
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind} {self.name} over {self.shape}" + (f" reducing {self.reduce_axes}" if self.reduce_axes else "")]
+        for i, (op, src, arg, dtype) in enumerate(self.body):
+            operands = " ".join(f"%{s}" for s in src)
+            lines.append(f"  %{i} = {op:<10} {operands:<12} {'' if arg is None else arg}  {dtype.name}".rstrip())
+        if self.scatter is not None:
+            lines.append(f"  {self.scatter}")
+        lines += [f"  output {i} = %{value} at {view}" for i, (value, view) in enumerate(self.outputs)]
+        return "\n".join(lines)
+
+
+def _view_of(instr: Instr) -> Optional[View]:
+    """The View over the iteration space through which an instruction reads, if it has one."""
+    if instr.op in ("load", "gather"):
+        return instr.arg[1]
+    return instr.arg if instr.op in ("iota", "random", "valid") else None
