@@ -1,0 +1,64 @@
+"""What every test shares: Hypothesis profiles, the devices, and the installed package rather than the checkout.
+
+    python -m pytest                     a few minutes: few examples a property
+    HYPOTHESIS_PROFILE=ci ...            more, and the same ones every time
+    python -m pytest --long              also the tests marked `sweep`
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# `python -m pytest` puts the repository's root on sys.path, where `clgrad` is the front door without its rooms, and
+# `engine` or `models` would be stray packages. The tests are about the package that is installed.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("sweep", max_examples=1000, deadline=None)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="run the tests marked sweep too")
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile(
+        os.environ.get("HYPOTHESIS_PROFILE", "sweep" if config.getoption("--long") else "quick")
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        for item in items:
+            if "sweep" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="a sweep; runs with --long"))
+
+
+def _usable(name: str) -> str:
+    from clgrad import Device, DeviceError
+
+    try:
+        Device[name]
+    except DeviceError as error:
+        pytest.skip(f"no {name} here: {error}")
+    return name
+
+
+@pytest.fixture(scope="session", params=["NUMPY", "CL"])
+def device(request) -> str:
+    """The name of each device in turn, skipped where there is none of its kind."""
+    return _usable(request.param)
+
+
+@pytest.fixture(scope="session")
+def cl() -> str:
+    """The name of the first OpenCL device."""
+    return _usable("CL")
