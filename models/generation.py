@@ -1,0 +1,197 @@
+"""Text, one token at a time, from a GPT.
+
+Two ways give the same tokens. Without a cache the whole window is read for every token. With one, the keys and values
+of all tokens read are kept in place, and a new token costs one pass over a single position. Both run under jit with
+shapes that never change: the window is padded to the block, or read in chunks of one length, and where it stands is a
+0-d Tensor. So generation traces two signatures, whatever the lengths (a chunk of the prompt, one token), and compiles
+nothing after its second token.
+
+When the window has filled the block, its older half is dropped and the rest read again as if it were a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Optional
+
+import numpy as np
+
+from ..engine.jit import jit
+from ..engine.tensor import Tensor
+from .gpt import GPT, GPTConfig, Past
+
+CHUNK = 64  # how many tokens of a prompt are read at once: short prompts should not cost a whole block
+
+
+class KVCache:
+    """Keys and values of the tokens read so far: for each layer two Tensors (B, H, S, D) that are written in place.
+
+    S is block_size rounded up to a multiple of `chunk`. A chunk of T tokens is written at a multiple of T.
+    """
+
+    def __init__(self, config: GPTConfig, chunk: int, batch: int = 1, device: Optional[str] = None):
+        self.length = -(-config.block_size // chunk) * chunk
+        shape = (batch, config.n_head, self.length, config.n_embd // config.n_head)
+        zeros = np.zeros(shape, np.float32)
+        self.layers = [(Tensor(zeros, device=device), Tensor(zeros, device=device)) for _ in range(config.n_layer)]
+
+    def pasts(self, position: Tensor) -> Iterator[Past]:
+        """For each layer, what writes keys and values at `position` (0-d) and gives all of them and a mask."""
+        return (partial(self._extend, keys, values, position) for keys, values in self.layers)
+
+    def _extend(
+        self, keys: Tensor, values: Tensor, position: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        B, H, T, D = k.shape
+        chunks = Tensor.arange(self.length // T, device=k.device).reshape(-1, 1, 1)  # (S / T, 1, 1)
+        here = chunks == position // T  # (S / T, 1, 1)
+        for cache, new in ((keys, k), (values, v)):
+            written = here.where(new.unsqueeze(2), cache.reshape(B, H, -1, T, D))  # (B, H, S / T, T, D)
+            cache.assign(written.reshape(B, H, self.length, D))
+        query = position + Tensor.arange(T, device=k.device).unsqueeze(-1)  # (T, 1)
+        return keys, values, Tensor.arange(self.length, device=k.device) <= query  # ... (T, S)
+
+
+class Decoder:
+    """A model with a cache and the jitted passes that generation makes. One `generate` at a time uses it."""
+
+    def __init__(self, model: GPT):
+        self.model = model
+        self.block_size = model.config.block_size
+        self.device = model.transformer.wte.weight.device
+        self.chunk = min(CHUNK, self.block_size)
+        self.cache = KVCache(model.config, self.chunk, device=self.device)
+        self.extend = jit(self._extend)
+        self.read = jit(self._read)
+
+    @Tensor.no_grad()
+    def _extend(self, tokens: Tensor, position: Tensor, last: Tensor) -> Tensor:
+        """Read tokens (1, T) that stand at `position` into the cache. Logits (V) after the one with index `last`."""
+        offsets = Tensor.arange(tokens.shape[1], device=self.device)  # (T)
+        positions = (position + offsets).minimum(self.block_size - 1)  # what pads the last chunk may stand beyond
+        features = self.model.transformer(tokens, positions, self.cache.pasts(position))  # (1, T, C)
+        return self._logits(features, last)
+
+    @Tensor.no_grad()
+    def _read(self, tokens: Tensor, last: Tensor) -> Tensor:
+        """Read a window (1, block_size) without the cache. Logits (V) after the token with index `last`."""
+        return self._logits(self.model.transformer(tokens), last)
+
+    def _logits(self, features: Tensor, last: Tensor) -> Tensor:
+        return self.model.lm_head(features.squeeze(0).take(last.reshape(1))).squeeze(0)  # (V)
+
+    def logits_uncached(self, window: Sequence[int]) -> np.ndarray:
+        return self.read(self._tokens(window, self.block_size), self._number(len(window) - 1)).numpy()
+
+    def logits_cached(self, window: Sequence[int], known: int) -> np.ndarray:
+        """Logits (V) after the window, of which the first `known` tokens are in the cache. known is 0 or all but one."""
+        if known:
+            token, zero = self._tokens(window[known:], 1), self._number(0)
+            return self.extend(token, self._number(known), zero).numpy()
+        for start in range(0, len(window), self.chunk):
+            part = window[start : start + self.chunk]
+            logits = self.extend(self._tokens(part, self.chunk), self._number(start), self._number(len(part) - 1))
+        return logits.numpy()
+
+    def _tokens(self, tokens: Sequence[int], length: int) -> Tensor:
+        """(1, length), padded with zeros at the end, which nothing before them can see."""
+        padded = np.zeros((1, length), np.int32)
+        padded[0, : len(tokens)] = tokens
+        return Tensor(padded, device=self.device)
+
+    def _number(self, value: int) -> Tensor:
+        return Tensor(np.array(value, np.int32), device=self.device)
+
+
+def generate(
+    model: GPT,
+    ids: Any,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: Optional[int] = None,
+    top_p: Optional[float] = None,
+    seed: Optional[int] = None,
+    use_cache: bool = True,
+) -> Iterator[int]:
+    """The `max_tokens` tokens that follow the prompt, one at a time, as they are made.
+
+    Args:
+        model: used in evaluation mode, and left in the mode that it was in.
+        ids: the prompt, one or more token ids. Only the last block_size of them are read.
+        temperature: divides the logits; 0 takes the likeliest token every time.
+        top_k: draw from the k likeliest tokens only.
+        top_p: draw from the likeliest tokens that together have this probability, after top_k (Holtzman et al.,
+            arXiv 1904.09751).
+        seed: of the draws, which are NumPy's on the host, hence the same on every device. None differs every time.
+        use_cache: keep keys and values rather than read the window anew for every token; the tokens are the same.
+
+    Raises ValueError at the call, before the first token, for an empty prompt, a token outside the vocabulary, or
+    sampling options out of range.
+    """
+    window = [int(token) for token in np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids).reshape(-1)]
+    vocabulary = model.config.vocab_size
+    if not window:
+        raise ValueError("generate: the prompt is empty; give at least one token")
+    if min(window) < 0 or max(window) >= vocabulary:
+        raise ValueError(
+            f"generate: the prompt has tokens outside 0 to {vocabulary - 1}: {min(window)} to {max(window)}"
+        )
+    if max_tokens < 0:
+        raise ValueError(f"generate: max_tokens must not be negative, got {max_tokens}")
+    if not temperature >= 0:
+        raise ValueError(f"generate: temperature must not be negative, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"generate: top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"generate: top_p must be above 0 and at most 1, got {top_p}")
+    sampler = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=np.random.default_rng(seed))
+    return _tokens(model, window[-model.config.block_size :], max_tokens, sampler, use_cache)
+
+
+def _tokens(model: GPT, window: list[int], max_tokens: int, sampler: Any, use_cache: bool) -> Iterator[int]:
+    # Decoders are kept on the model, so that a second prompt finds everything traced; one that is in use is not shared.
+    idle = vars(model).setdefault("_idle_decoders", [])
+    device = model.transformer.wte.weight.device
+    decoder = next((d for d in idle if d.device == device), None) or Decoder(model)
+    idle[:] = [d for d in idle if d is not decoder and d.device == device]
+    try:
+        known = 0  # tokens at the start of the window that the cache holds
+        for _ in range(max_tokens):
+            training = model.training
+            model.eval()
+            try:
+                logits = decoder.logits_cached(window, known) if use_cache else decoder.logits_uncached(window)
+            finally:
+                model.train(training)
+            known = len(window)
+            token = sampler(logits)
+            yield token
+            window.append(token)
+            if len(window) > decoder.block_size:
+                window, known = window[-(decoder.block_size - decoder.block_size // 2) :], 0
+    finally:
+        idle.append(decoder)
+
+
+def sample(
+    logits: np.ndarray, temperature: float, top_k: Optional[int], top_p: Optional[float], rng: np.random.Generator
+) -> int:
+    """One token drawn from softmax(logits / temperature), logits (V), cut down by top_k and then by top_p.
+
+    Raises ValueError when the largest logit is NaN or infinite: the weights have diverged.
+    """
+    logits = logits.astype(np.float64)
+    if not np.isfinite(logits.max()):
+        raise ValueError("generate: the model's logits are not finite; its weights have diverged or are damaged")
+    if temperature == 0:
+        return int(logits.argmax())
+    order = np.argsort(-logits, kind="stable")[:top_k]  # likeliest first
+    scaled = (logits[order] - logits[order[0]]) / temperature
+    probability = np.exp(scaled)
+    probability /= probability.sum()
+    if top_p is not None:
+        before = np.cumsum(probability) - probability  # the probability of all likelier tokens
+        kept = before < top_p
+        order, probability = order[kept], probability[kept] / probability[kept].sum()
+    return int(rng.choice(order, p=probability))

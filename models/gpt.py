@@ -1,0 +1,198 @@
+"""GPT-2: a decoder-only transformer (Radford et al., 2019), in its published layout.
+
+The modules and their weights carry the names of the published checkpoints (transformer.h.0.attn.c_attn.weight, ...),
+so `GPT.from_pretrained` reads what Hugging Face's transformers saves, and `save_pretrained` writes it.
+
+Shapes in comments: B sequences, T tokens, C = n_embd channels, H heads of D = C / H channels, V tokens in the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Optional, Union
+
+from .. import nn
+from ..engine.tensor import Tensor
+from ..nn import functional as F
+from .huggingface import read_pretrained, write_pretrained
+
+# config.json's activation_function -> layer
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu_new": lambda: nn.GELU("tanh"),
+    "gelu_pytorch_tanh": lambda: nn.GELU("tanh"),
+    "gelu_fast": lambda: nn.GELU("tanh"),
+    "gelu": nn.GELU,
+    "quick_gelu": nn.QuickGELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+# What the attention of one block does with its keys and values (B, H, T, D) when earlier ones are kept: it gives back
+# all keys and values (B, H, S, D), and which of them each query may see (T, S).
+Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass
+class GPTConfig:
+    """The sizes of a GPT; the defaults are those of the smallest GPT-2 (124 million parameters)."""
+
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    block_size: int = 1024  # the most tokens that it can look back on
+    vocab_size: int = 50257
+    dropout: float = 0.0
+    bias: bool = True
+    activation_function: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"GPTConfig: {name} must be at least 1, not {getattr(self, name)}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"GPTConfig: n_embd {self.n_embd} must be a multiple of n_head {self.n_head}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"GPTConfig: dropout must be in [0, 1), not {self.dropout}")
+        if self.activation_function not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"GPTConfig: unknown activation_function {self.activation_function!r}; known: {known}")
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: GPTConfig):
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.c_attn = nn.Conv1D(3 * config.n_embd, config.n_embd, bias=config.bias)
+        self.c_proj = nn.Conv1D(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, past: Optional[Past] = None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = (
+            t.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
+            for t in self.c_attn(x).split(C, dim=2)  # 3 × (B, T, C)
+        )
+        mask = None
+        if past is not None:
+            k, v, mask = past(k, v)  # (B, H, S, D), (B, H, S, D), (T, S)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=past is None)  # (B, H, T, D)
+        y = y.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig):
+        self.c_fc = nn.Conv1D(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.act = ACTIVATIONS[config.activation_function]()
+        self.c_proj = nn.Conv1D(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(self.act(self.c_fc(x))))  # (B, T, 4 C) inside
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig):
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, past: Optional[Past] = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """Everything but the head: tokens to features."""
+
+    def __init__(self, config: GPTConfig):
+        self.block_size = config.block_size
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
+
+    def forward(
+        self, tokens: Tensor, positions: Optional[Tensor] = None, pasts: Optional[Iterator[Past]] = None
+    ) -> Tensor:
+        """(B, T) integers to (B, T, C). `positions` (T) are 0 to T - 1 unless given; `pasts` has one Past a block."""
+        B, T = tokens.shape
+        if T > self.block_size:
+            raise ValueError(f"GPT: {T} tokens are more than block_size {self.block_size}; pass the last of them")
+        if positions is None:
+            positions = Tensor.arange(T, device=tokens.device)  # (T)
+        x = self.drop(self.wte(tokens) + self.wpe(positions))  # (B, T, C)
+        for block in self.h:
+            x = block(x, None if pasts is None else next(pasts))
+        return self.ln_f(x)
+
+
+class GPT(nn.Module):
+    """GPT-2 with its language-model head, which shares its weight with the token embedding."""
+
+    def __init__(self, config: GPTConfig):
+        self.config = config
+        self.transformer = Transformer(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight
+        for name, parameter in self.named_parameters():
+            # GPT-2's initial values: the residual stream is the sum of 2 n_layer projections, hence their scale
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, 0.0, 0.02 / math.sqrt(2 * config.n_layer))
+            elif parameter.ndim == 2:
+                nn.init.normal_(parameter, 0.0, 0.02)
+
+    def forward(self, x: Tensor, y: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
+        """Logits (B, T, V) for tokens x (B, T), and the mean cross-entropy with the tokens y (B, T) that follow each.
+
+        Targets of -100 are left out of the mean. Raises ValueError for more than block_size tokens.
+        """
+        if x.ndim != 2:
+            raise ValueError(f"GPT: tokens must be of shape (batch, time), not {x.shape}")
+        logits = self.lm_head(self.transformer(x))  # (B, T, V)
+        if y is None:
+            return logits, None
+        if y.shape != x.shape:
+            raise ValueError(f"GPT: targets {y.shape} must have the shape of the tokens {x.shape}")
+        return logits, F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained; the tied head counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @classmethod
+    def from_pretrained(cls, path: Union[str, os.PathLike], dropout: Optional[float] = None) -> GPT:
+        """A GPT-2 checkpoint as transformers saves it: config.json beside model.safetensors, whole or in shards.
+
+        Args:
+            path: the folder, or the .safetensors file in it.
+            dropout: used in place of the checkpoint's (matters only for training on).
+
+        Returns the model in evaluation mode. Raises FileNotFoundError, ImportError without the safetensors package,
+        and ValueError for a damaged file, shapes that differ from the configuration's, or a variant of GPT-2 that
+        this class does not compute.
+        """
+        options, state = read_pretrained(path)
+        if dropout is not None:
+            options["dropout"] = dropout
+        model = cls(GPTConfig(**options))
+        try:
+            model.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)}: the weights are not those of its config.json: {error}") from None
+        model.eval()
+        return model
+
+    def save_pretrained(self, folder: Union[str, os.PathLike]) -> None:
+        """Write config.json and model.safetensors, for `from_pretrained` and for transformers' GPT2LMHeadModel."""
+        write_pretrained(folder, self.config, self.state_dict())

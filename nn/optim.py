@@ -1,0 +1,312 @@
+"""Optimisers: PyTorch's names, arguments, defaults, parameter groups and state dicts.
+
+    optimizer = nn.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3)
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+
+All that changes from step to step is a Tensor which the constructor makes: moments, a group's step count, and a 0-d
+mirror of its learning rate. A jitted step therefore goes on being right when `group["lr"] = 3e-4` is set between two
+calls; every other option is a constant of the trace. An update is an expression assigned to the parameter, so the
+scheduler makes one loop of it. Two departures from PyTorch: the count of steps belongs to the group, where PyTorch
+counts for every parameter (they differ only for parameters that go without a gradient for some steps), and the state
+exists before the first step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Union
+
+import numpy as np
+
+from ..engine.tensor import Tensor
+
+Params = Union[Iterable[Tensor], Iterable[dict[str, Any]]]
+
+
+class ParamGroup(dict):
+    """A parameter group: a dict with PyTorch's keys, and the Tensors that a traced step reads.
+
+    Setting "lr" to a float or a 0-d Tensor assigns it to `learning_rate`. A Tensor given when the group is made *is*
+    its learning rate, so that assigning to that Tensor is enough.
+    """
+
+    def __init__(self, options: Mapping[str, Any]):
+        super().__init__(options)
+        lr, device = self["lr"], self["params"][0].device if self["params"] else None
+        _check_learning_rate(lr)
+        self.learning_rate: Tensor = lr if isinstance(lr, Tensor) else _number(lr, device)
+        self.step: Tensor = _number(0.0, device)  # float32 counts exactly to 16 million
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "lr":
+            _check_learning_rate(value)
+            with Tensor.no_grad():
+                self.learning_rate.assign(
+                    value if isinstance(value, Tensor) else _number(value, self.learning_rate.device)
+                )
+        super().__setitem__(key, value)
+
+
+class Optimizer:
+    """What the optimisers share. A subclass names its `state_names` and writes `_update`."""
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, params: Params, defaults: dict[str, Any]):
+        if isinstance(params, (Tensor, dict)):
+            raise TypeError(
+                f"{self._name}: params must be a list of Tensors or of groups, not one {type(params).__name__}"
+            )
+        self.defaults = defaults
+        self.param_groups: list[ParamGroup] = []
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        groups: list[Any] = list(params)
+        if not groups:
+            raise ValueError(f"{self._name}: got an empty list of parameters")
+        for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
+            self.add_param_group(group)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add {"params": [...], option: value, ...}; options that it lacks are the constructor's.
+
+        Raises TypeError for what is no Tensor, ValueError for a Tensor that requires no grad or is here already.
+        """
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        taken = {id(p) for other in self.param_groups for p in other["params"]}
+        for p in params:
+            if not isinstance(p, Tensor):
+                raise TypeError(f"{self._name}: parameters must be Tensors, not {type(p).__name__}")
+            if not p.requires_grad:
+                raise ValueError(f"{self._name}: a parameter of shape {p.shape} has requires_grad=False")
+            if id(p) in taken:
+                raise ValueError(f"{self._name}: a parameter of shape {p.shape} appears twice")
+            taken.add(id(p))
+        options = ParamGroup({**self.defaults, **group, "params": params})
+        self._check(options)
+        self.param_groups.append(options)
+        for p in params:
+            self.state[p] = {"step": options.step} | {
+                name: Tensor(np.zeros(p.shape, p.dtype), device=p.device) for name in self._state_names(options)
+            }
+
+    def _state_names(self, group: ParamGroup) -> tuple[str, ...]:
+        return self.state_names
+
+    def _check(self, group: ParamGroup) -> None:
+        if group["weight_decay"] < 0:
+            raise ValueError(f"{self._name}: weight_decay must not be negative, got {group['weight_decay']}")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or make them zero."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None if set_to_none or p.grad is None else Tensor.zeros_like(p)
+
+    @Tensor.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            group.step.assign(group.step + 1)
+            context = self._prepare(group)
+            for p in group["params"]:
+                if p.grad is not None:
+                    gradient = -p.grad if group["maximize"] else p.grad
+                    p.assign(self._update(p, gradient, self.state[p], group, context).cast(p.dtype))
+
+    def _prepare(self, group: ParamGroup) -> Any:
+        """What all parameters of a group share in this step."""
+
+    def _update(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: ParamGroup, context: Any) -> Tensor:
+        """The new value of `p`. Assigns the new state."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {number: {name: Tensor}}, "param_groups": [options with the numbers of their parameters]}."""
+        numbers = {id(p): i for i, p in enumerate(self.state)}
+        groups = []
+        for group in self.param_groups:
+            lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
+            groups.append({**group, "lr": lr, "params": [numbers[id(p)] for p in group["params"]]})
+        return {"state": {numbers[id(p)]: dict(state) for p, state in self.state.items()}, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, here or in PyTorch: state (copied) and every option that is known here.
+
+        Raises ValueError, and changes nothing, when groups, parameters, names or shapes do not match.
+        """
+        groups, states = state_dict["param_groups"], state_dict["state"]
+        lengths, expected = [len(g["params"]) for g in groups], [len(g["params"]) for g in self.param_groups]
+        if lengths != expected:
+            raise ValueError(
+                f"{self._name}.load_state_dict: groups of {lengths} parameters do not fit groups of {expected}"
+            )
+        updates: list[tuple[Tensor, np.ndarray]] = []
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            steps = {float(_array(states[n]["step"])) for n in saved["params"] if "step" in states.get(n, {})}
+            if len(steps) > 1:
+                raise ValueError(f"{self._name}.load_state_dict: one group has parameters at different steps {steps}")
+            updates.append((group.step, np.float32(steps.pop() if steps else 0.0)))
+            for p, number in zip(group["params"], saved["params"], strict=True):
+                for name, tensor in self.state[p].items():
+                    if name == "step":
+                        continue
+                    value = states.get(number, {}).get(name)
+                    array = np.zeros(tensor.shape) if value is None else _array(value)
+                    if array.shape != tensor.shape:
+                        raise ValueError(
+                            f"{self._name}.load_state_dict: {name} of parameter {number} has shape {array.shape} in "
+                            f"the state, {tensor.shape} here"
+                        )
+                    updates.append((tensor, array))
+        with Tensor.no_grad():
+            for tensor, array in updates:
+                tensor.assign(Tensor(np.asarray(array, tensor.dtype), device=tensor.device))
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            for key in group.keys() & saved.keys() - {"params"}:
+                group[key] = saved[key]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Sutskever et al., ICML 2013, as PyTorch writes it).
+
+    g += weight_decay p;  b = momentum b + (1 - dampening) g, and b = g at first;
+    p -= lr (g + momentum b) with nesterov, lr b without it, lr g without momentum.
+    """
+
+    state_names = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr,
+                momentum=momentum,
+                dampening=dampening,
+                weight_decay=weight_decay,
+                nesterov=nesterov,
+                maximize=maximize,
+            ),
+        )
+
+    def _state_names(self, group: ParamGroup) -> tuple[str, ...]:
+        return self.state_names if group["momentum"] else ()
+
+    def _check(self, group: ParamGroup) -> None:
+        super()._check(group)
+        if group["momentum"] < 0:
+            raise ValueError(f"SGD: momentum must not be negative, got {group['momentum']}")
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError("SGD: nesterov needs a momentum above 0 and dampening 0")
+
+    def _update(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: ParamGroup, context: Any) -> Tensor:
+        if group["weight_decay"]:
+            gradient = gradient + group["weight_decay"] * p
+        if group["momentum"]:
+            share: Any = 1.0
+            if group["dampening"]:
+                share = (group.step == 1).where(1.0, 1.0 - group["dampening"])
+            momentum = state["momentum_buffer"]
+            momentum.assign(group["momentum"] * momentum + share * gradient)
+            gradient = gradient + group["momentum"] * momentum if group["nesterov"] else momentum
+        return p - group.learning_rate * gradient
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, arXiv 1412.6980); `weight_decay` is added to the gradient.
+
+    m = β1 m + (1 - β1) g;  v = β2 v + (1 - β2) g²;
+    p -= lr / (1 - β1^t) m / (sqrt(v) / sqrt(1 - β2^t) + eps).
+    """
+
+    state_names = ("exp_avg", "exp_avg_sq")
+    decoupled_weight_decay = False
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize))
+
+    def _check(self, group: ParamGroup) -> None:
+        super()._check(group)
+        if not all(0.0 <= beta < 1.0 for beta in group["betas"]):
+            raise ValueError(f"{self._name}: betas must be in [0, 1), got {group['betas']}")
+        if group["eps"] < 0:
+            raise ValueError(f"{self._name}: eps must not be negative, got {group['eps']}")
+        if group.get("amsgrad"):
+            raise ValueError(f"{self._name}: amsgrad is not supported; leave it out")
+
+    def _prepare(self, group: ParamGroup) -> tuple[Tensor, Tensor]:
+        """lr / (1 - β1^t) and sqrt(1 - β2^t), by expm1: 1 - 0.999 in float32 would have lost three digits."""
+        correction1, correction2 = (
+            -(group.step * (math.log(beta) if beta else -math.inf)).expm1() for beta in group["betas"]
+        )
+        return group.learning_rate / correction1, correction2.sqrt()
+
+    def _update(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: ParamGroup, context: Any) -> Tensor:
+        step_size, root_correction = context
+        beta1, beta2 = group["betas"]
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        if group["weight_decay"] and not self.decoupled_weight_decay:
+            gradient = gradient + group["weight_decay"] * p
+        mean.assign(beta1 * mean + (1 - beta1) * gradient)
+        square.assign(beta2 * square + (1 - beta2) * gradient.square())
+        if group["weight_decay"] and self.decoupled_weight_decay:
+            p = p * (1 - group.learning_rate * group["weight_decay"])
+        return p - step_size * (mean / (square.sqrt() / root_correction + group["eps"]))
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101): p *= 1 - lr weight_decay comes first."""
+
+    decoupled_weight_decay = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, maximize=maximize)
+
+
+def _number(value: float, device: Any) -> Tensor:
+    """A 0-d float32 Tensor with memory of its own, which a trace reads afresh, rather than a constant."""
+    return Tensor(np.array(value, np.float32), device=device)
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _check_learning_rate(lr: Any) -> None:
+    if isinstance(lr, Tensor):
+        if lr.shape != ():
+            raise ValueError(f"learning rate must be a number or a 0-d Tensor, not a Tensor of shape {lr.shape}")
+    elif not lr >= 0:
+        raise ValueError(f"learning rate must not be negative, got {lr}")

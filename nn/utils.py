@@ -1,0 +1,36 @@
+"""Small tools for a training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import reduce
+from typing import Union
+
+from ..engine.tensor import Tensor
+
+
+@Tensor.no_grad()
+def clip_grad_norm_(parameters: Union[Tensor, Iterable[Tensor]], max_norm: float, norm_type: float = 2.0) -> Tensor:
+    """Scale all gradients by min(1, max_norm / (norm + 1e-6)), the norm being that of all of them as one vector.
+
+    Every `.grad` is assigned its scaled value; parameters without one are passed over. Returns the norm before
+    clipping, a 0-d Tensor that may be infinite or NaN, as may the gradients then be. `norm_type` is the p of the
+    p-norm; math.inf takes the largest magnitude.
+    """
+    if norm_type <= 0:
+        raise ValueError(f"clip_grad_norm_: norm_type must be above 0, not {norm_type}")
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return Tensor(0.0)
+    if norm_type == math.inf:
+        total = reduce(Tensor.maximum, [g.abs().max() for g in gradients])
+    elif norm_type == 2:
+        total = reduce(Tensor.__add__, [g.square().sum() for g in gradients]).sqrt()
+    else:
+        total = reduce(Tensor.__add__, [g.abs().pow(norm_type).sum() for g in gradients]).pow(1 / norm_type)
+    scale = (max_norm / (total + 1e-6)).minimum(1.0)
+    for gradient in gradients:
+        gradient.assign(gradient * scale)
+    return total
