@@ -20,6 +20,7 @@ from .errors import UsageError
 
 FORMAT = 1
 FILE_NAME = "checkpoint.safetensors"
+REMEDY = "restore the checkpoint from a copy, or train into a new folder"
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ def load(path: Path) -> Checkpoint:
     except OSError as error:
         raise UsageError(f"the checkpoint {path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise UsageError(f"{error}; restore the checkpoint from a copy, or train into a new folder") from None
+        raise UsageError(f"{error}; {REMEDY}") from None
     if "clgrad_format" not in metadata:
         raise UsageError(f"{path} is a safetensors file, but no checkpoint of clgrad")
+    if metadata.keys() != {"clgrad_format", "state"}:  # the checksum's own name is altered, so it was not compared
+        raise UsageError(f"{path} is damaged: its header names {sorted(metadata)}; {REMEDY}")
     if metadata["clgrad_format"] != str(FORMAT):
         raise UsageError(
             f"{path} has format {metadata['clgrad_format']}, and this clgrad reads format {FORMAT}: "

@@ -10,32 +10,32 @@ NUMBERS = 1000
 
 def choose_device(name: str) -> str:
     """A usable device's name; "auto" is the default device. Raises UsageError that lists the valid ones."""
-    if name == "auto":
-        return Device.DEFAULT
     try:
-        return Device[name].name
-    except (DeviceError, KeyError, ValueError) as error:
-        reason = why_no_opencl()
-        hint = f" ({reason})" if reason else ""
-        raise UsageError(f"unknown device {name!r}. Valid: auto, {', '.join(Device.names())}{hint}") from error
+        return Device.DEFAULT if name == "auto" else Device[name].name
+    except DeviceError as error:
+        raise UsageError(f"{error}. Valid here: auto, {', '.join(Device.names())}") from error
 
 
 def print_devices() -> None:
+    try:
+        default, reason = Device.DEFAULT, f"{Device.DEFAULT}, because {Device.default_reason()}"
+    except DeviceError as error:  # CLGRAD_DEVICE names one that is not there
+        default, reason = "", f"none: {error}"
     for name in Device.names():
-        print("\n".join(describe(name)), end="\n\n")
-    print(f"default: {Device.DEFAULT}, because {Device.default_reason()}")
-    reason = why_no_opencl()
-    if reason:
-        print(f"OpenCL: none. {reason}")
+        print("\n".join(describe(name, default)), end="\n\n")
+    print(f"default: {reason}")
+    missing = why_no_opencl()
+    if missing:
+        print(f"OpenCL:  none: {missing}")
 
 
-def describe(name: str) -> list[str]:
+def describe(name: str, default: str) -> list[str]:
     """A few lines on one device, the last of them on whether a kernel runs there."""
     try:
         info = Device[name].describe()
     except Exception as error:  # a driver may fail in any way, and the others must still be listed
         return [name, f"  fails     {first_line(error)}"]
-    mark = "  (default)" if name == Device.DEFAULT else ""
+    mark = "  (default)" if name == default else ""
     features = ", ".join(feature for feature, there in info.features.items() if there) or "none"
     missing = ", ".join(feature for feature, there in info.features.items() if not there)
     lines = [
@@ -59,19 +59,12 @@ def try_kernel(name: str) -> str:
 
 def why_no_opencl() -> str:
     """Why there is no OpenCL device here, and what to do; empty where there is one."""
-    if any(name.startswith("CL") for name in Device.names()):
-        return ""
-    install = 'on Linux x86-64, pip install "clgrad[pocl]" brings one that runs on the CPU'
+    from ..backends.opencl.device import list_devices
+
     try:
-        import pyopencl
-    except ImportError as error:
-        return f"pyopencl cannot be imported ({first_line(error)}): pip install pyopencl"
-    try:
-        platforms = pyopencl.get_platforms()
-    except pyopencl.Error as error:
-        return f"No OpenCL driver is installed ({first_line(error)}): install your GPU vendor's; {install}"
-    names = ", ".join(platform.name for platform in platforms)
-    return f"The drivers that are installed ({names}) have no device: check your GPU's driver; {install}"
+        return "" if list_devices() else "its drivers report no device"
+    except DeviceError as error:
+        return str(error)
 
 
 def first_line(error: BaseException) -> str:
