@@ -23,6 +23,10 @@ import numpy as np
 _BITS = {size: np.dtype(f"int{8 * size}") for size in (1, 2, 4, 8)}
 
 
+def _max(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    np.maximum(a, b, out=out)  # alone among ufuncs, it wants `out` by name
+
+
 def _where(cond: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """`a` where `cond`, else `b`, as b ^ ((a ^ b) & mask) on their bits.
 
@@ -119,7 +123,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "div": np.divide,
     "idiv": np.floor_divide,
     "mod": np.remainder,
-    "max": np.maximum,
+    "max": _max,
     "pow": np.power,
     "lt": np.less,
     "eq": np.equal,
