@@ -85,7 +85,7 @@ class Decoder:
         return self.read(self._tokens(window, self.block_size), self._number(len(window) - 1)).numpy()
 
     def logits_cached(self, window: Sequence[int], known: int) -> np.ndarray:
-        """Logits (V) after the window, of which the first `known` tokens are in the cache. known is 0 or all but one."""
+        """Logits (V) after the window, of which the cache holds the first `known` tokens: none or all but one."""
         if known:
             token, zero = self._tokens(window[known:], 1), self._number(0)
             return self.extend(token, self._number(known), zero).numpy()

@@ -213,9 +213,10 @@ def _class_loss(
         target = target.cast("int32" if target.dtype.itemsize < 4 else "int64")  # ignore_index must be representable
 
     log_prob = x.log_softmax(-1) if logits else x  # (..., C)
-    chosen = Tensor.arange(classes, dtype=target.dtype, device=x.device) == target.unsqueeze(-1)  # (..., C)
     counted = target != ignore_index  # (...)
-    known = (target >= 0) & (target < classes)  # (...)
+    known = (target >= 0) & (target < classes) | ~counted  # (...)
+    chosen = Tensor.arange(classes, dtype=target.dtype, device=x.device) == target.unsqueeze(-1)  # (..., C)
+    chosen = chosen | ~known.unsqueeze(-1)  # the factor NaN below must reach every logit of such a row
 
     weighted = log_prob if weight is None else log_prob * weight
     loss = -chosen.where(weighted, 0.0).sum(-1)  # (...)

@@ -167,7 +167,8 @@ class ModuleList(Module):
         self._modules = list(modules)
 
     def _members(self) -> Iterator[tuple[str, Union[Tensor, Module]]]:
-        return ((str(index), module) for index, module in enumerate(self._modules))
+        yield from ((str(index), module) for index, module in enumerate(self._modules))
+        yield from super()._members()
 
     def append(self, module: Module) -> ModuleList:
         self._modules.append(module)

@@ -150,7 +150,9 @@ class Optimizer:
             steps = {float(_array(states[n]["step"])) for n in saved["params"] if "step" in states.get(n, {})}
             if len(steps) > 1:
                 raise ValueError(f"{self._name}.load_state_dict: one group has parameters at different steps {steps}")
-            updates.append((group.step, np.float32(steps.pop() if steps else 0.0)))
+            # PyTorch's SGD counts no steps; its buffers tell that there were some
+            begun = any(value is not None for n in saved["params"] for value in states.get(n, {}).values())
+            updates.append((group.step, np.float32(steps.pop() if steps else begun)))
             for p, number in zip(group["params"], saved["params"], strict=True):
                 for name, tensor in self.state[p].items():
                     if name == "step":
@@ -278,7 +280,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101): p *= 1 - lr weight_decay comes first."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101): first of all, p *= 1 - lr weight_decay."""
 
     decoupled_weight_decay = True
 
