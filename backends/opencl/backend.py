@@ -1,0 +1,264 @@
+"""The OpenCL backend: memory, launches, and programs built once.
+
+`lower` renders each Kernel (`render.py`), and kernels whose sources are equal share one function. The sources that no
+program holds yet are compiled together as one program: building many small kernels one by one costs twice the time.
+Built programs are kept on disk by pyopencl and by the runtime. Everything runs on one in-order queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyopencl as cl
+
+from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
+from ..dtypes import DType, float64
+from ..kernel import Kernel
+from . import functions
+from .device import describe, kind_of
+from .render import render
+from .shapes import Shapes, shapes_for
+from .writer import NAME, Rendered
+
+HEADER = "#pragma OPENCL FP_CONTRACT OFF\n"
+HEADER_FP64 = "#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif\n"
+KERNELS_A_PROGRAM = 64  # more in one program only make the failure of one harder to read
+MEBIBYTE = 2**20
+
+
+class Function(NamedTuple):
+    """A compiled kernel function, shared by all Kernels with its source."""
+
+    program: cl.Program
+    name: str
+
+
+class OpenCLBackend(Backend):
+    """One OpenCL device. `shapes` overrides the block sizes that its kind of device gets from the table."""
+
+    def __init__(self, device, name: str = "CL", shapes: Shapes | None = None):
+        super().__init__()
+        self.name = name
+        self.device = device
+        try:
+            self.context = cl.Context([device])
+            self.queue = cl.CommandQueue(self.context)
+        except cl.Error as error:
+            raise DeviceError(f"{name} ({device.name.strip()}) cannot be opened: {error}") from error
+        index = int(name.partition(":")[2] or 0)
+        self.info = describe(device, index)
+        self.shapes = shapes or shapes_for(kind_of(device), device.platform.name, device.version)
+        self.vectors_aligned = device.mem_base_addr_align // 8 >= 128 or self.shapes.dot_vector * 4 <= 16
+        self.options = ["-cl-std=CL1.2"]
+        if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
+            self.options.append("-cl-fp32-correctly-rounded-divide-sqrt")
+        self.lock = threading.RLock()
+        self.executables: dict[Any, OpenCLExecutable] = {}
+        self.functions: dict[str, Function] = {}  # by source
+        self.report_messages: list[str] = [""]  # by report code
+        self.report = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, 4)
+        cl.enqueue_copy(self.queue, self.report, np.zeros(1, np.int32))
+        self.may_report = False  # whether a kernel that can report has run since the report was last read
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int) -> Buffer:
+        largest, total, used = self.info.largest_allocation, self.info.memory, self.counters.live_bytes
+        if nbytes > largest:
+            raise DeviceError(
+                f"{self.name}: {_size(nbytes)} in one buffer, and the device allows at most {_size(largest)}. "
+                "Use a smaller batch, split the tensor, or use the NUMPY device"
+            )
+        if used + nbytes > total:  # drivers hand out memory that they do not have
+            raise DeviceError(
+                f"{self.name}: out of memory: {_size(nbytes)} wanted, {_size(used)} of {_size(total)} in use. "
+                "Free tensors, use a smaller batch, or use the NUMPY device"
+            )
+        try:
+            handle = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(nbytes, 1))
+        except cl.Error as error:
+            raise DeviceError(
+                f"{self.name}: the driver refused {_size(nbytes)} ({error}); {_size(used)} of {_size(total)} in use. "
+                "Free tensors, use a smaller batch, or use the NUMPY device"
+            ) from error
+        return Buffer(self, handle, nbytes)
+
+    def upload(self, buffer: Buffer, array: np.ndarray) -> None:
+        if buffer.nbytes:  # the queue is in order, so earlier readers are done; blocking lets the caller change `array`
+            cl.enqueue_copy(self.queue, buffer.handle, array, dst_offset=buffer.offset, is_blocking=True)
+
+    def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
+        out = np.empty(count, dtype)
+        if count:
+            cl.enqueue_copy(self.queue, out, buffer.handle, src_offset=buffer.offset, is_blocking=True)
+        self._check_report()
+        return out
+
+    def synchronize(self) -> None:
+        self.queue.finish()
+        self._check_report()
+
+    def _check_report(self) -> None:
+        """Raise the IndexError that a gather or scatter left on the device, once."""
+        if not self.may_report:
+            return
+        self.may_report = False
+        code = np.zeros(1, np.int32)
+        cl.enqueue_copy(self.queue, code, self.report, is_blocking=True)
+        if code[0]:
+            cl.enqueue_copy(self.queue, self.report, np.zeros(1, np.int32), is_blocking=True)
+            raise IndexError(self.report_messages[int(code[0])])
+
+    # -- kernels --------------------------------------------------------------------------------------------------
+
+    def describe(self) -> DeviceInfo:
+        return self.info
+
+    def supports(self, dtype: DType) -> bool:
+        return dtype != float64 or self.info.features["fp64"]
+
+    def lower(self, kernels: Sequence[Kernel], specialise: bool = False) -> list[Executable]:
+        with self.lock:
+            keys = [_key(kernel, specialise) for kernel in kernels]
+            missing = {key: kernel for key, kernel in zip(keys, kernels) if key not in self.executables}
+            rendered = {key: self._render(kernel, specialise) for key, kernel in missing.items()}
+            unbuilt: dict[str, tuple[Rendered, str]] = {}
+            for key, kernel in missing.items():
+                if rendered[key].source not in self.functions:
+                    unbuilt.setdefault(rendered[key].source, (rendered[key], kernel.name))
+            batch = list(unbuilt.values())
+            for start in range(0, len(batch), KERNELS_A_PROGRAM):
+                self._build(batch[start : start + KERNELS_A_PROGRAM])
+            for key, kernel in missing.items():
+                function = self.functions[rendered[key].source]
+                self.executables[key] = OpenCLExecutable(self, kernel, rendered[key], function)
+            return [self.executables[key] for key in keys]
+
+    def _render(self, kernel: Kernel, specialise: bool) -> Rendered:
+        dtypes = {instr.dtype for instr in kernel.body} | {*kernel.inputs, *kernel.output_dtypes}
+        for dtype in dtypes:
+            if not self.supports(dtype):
+                raise DeviceError(
+                    f"{self.name} ({self.info.description}) has no {dtype.name}, which kernel {kernel.name} needs: "
+                    f'use the NUMPY device for it (.to("NUMPY")), or cast to float32'
+                )
+        rendered = render(kernel, self.shapes, specialise, self.vectors_aligned)
+        buffers = len(kernel.inputs) + len(kernel.output_dtypes) + 1
+        if 8 * (2 * buffers + len(rendered.arguments)) > self.device.max_parameter_size and not specialise:
+            return render(kernel, self.shapes, True, self.vectors_aligned)
+        return rendered
+
+    def _build(self, batch: list[tuple[Rendered, str]]) -> None:
+        """Compile the sources of `batch` as one program."""
+        names = [f"{_identifier(name)}_{_digest(rendered.source)}" for rendered, name in batch]
+        helpers = frozenset().union(*(rendered.helpers for rendered, _ in batch))
+        body = [rendered.source.replace(NAME, name) for (rendered, _), name in zip(batch, names)]
+        text = functions.definitions(helpers) + "\n".join(body)
+        source = HEADER + (HEADER_FP64 if "double" in text else "") + text
+        try:
+            program = self._compile(source)
+        except cl.RuntimeError as error:
+            if len(batch) > 1:  # find the kernel at fault
+                for one in batch:
+                    self._build([one])
+                return
+            log = "\n".join(str(error).splitlines()[:30])
+            raise DeviceError(f"{self.name}: kernel {names[0]} does not build:\n{log}\n--- source ---\n{source}") from error
+        self.counters.builds += len(batch)
+        for (rendered, _), name in zip(batch, names):
+            self.functions[rendered.source] = Function(program, name)
+
+    def _compile(self, source: str) -> cl.Program:
+        try:
+            return cl.Program(self.context, source).build(self.options)
+        except cl.Error:
+            raise
+        except Exception:  # pyopencl's cache folder cannot be used (unwritable or broken): build without it
+            return cl.Program(self.context, source).build(self.options, cache_dir=False)
+
+
+class OpenCLExecutable(Executable):
+    """A Kernel's compiled function together with the sizes that it is launched with."""
+
+    def __init__(self, backend: OpenCLBackend, kernel: Kernel, rendered: Rendered, function: Function):
+        self.backend, self.function = backend, function
+        self.source = rendered.source.replace(NAME, function.name)
+        self.dtypes = (*kernel.inputs, *kernel.output_dtypes)
+        self.global_size, self.local_size = rendered.global_size, rendered.local_size
+        self.arguments = rendered.arguments
+        self.reports = bool(rendered.reports)
+        self.report_code = 0
+        if rendered.reports:
+            self.report_code = len(backend.report_messages)
+            backend.report_messages.append(f"{rendered.reports[0]} (in kernel {function.name} on {backend.name})")
+        self.local = threading.local()  # one cl.Kernel a thread: setting arguments is not safe between threads
+
+    def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
+        kernel = self._new_kernel()
+        self._set_buffers(kernel, buffers)
+        return self._launcher(kernel, tuple(buffers))
+
+    def run(self, buffers: Sequence[Buffer]) -> None:
+        kernel = getattr(self.local, "kernel", None)
+        if kernel is None:
+            kernel = self.local.kernel = self._new_kernel()
+        self._set_buffers(kernel, buffers)
+        self._launcher(kernel, ())()
+
+    def _new_kernel(self) -> cl.Kernel:
+        kernel = cl.Kernel(self.function.program, self.function.name)
+        position = 2 * len(self.dtypes)
+        for value in self.arguments:
+            kernel.set_arg(position, value)
+            position += 1
+        if self.reports:
+            kernel.set_arg(position, self.backend.report)
+            kernel.set_arg(position + 1, np.int32(self.report_code))
+        return kernel
+
+    def _set_buffers(self, kernel: cl.Kernel, buffers: Sequence[Buffer]) -> None:
+        for i, (buffer, dtype) in enumerate(zip(buffers, self.dtypes, strict=True)):
+            kernel.set_arg(2 * i, buffer.handle)
+            kernel.set_arg(2 * i + 1, np.uint64(buffer.offset // dtype.itemsize))
+
+    def _launcher(self, kernel: cl.Kernel, keep: tuple[Buffer, ...]) -> Callable[[], Any]:
+        """The launch alone. `keep` holds the buffers for as long as it may be called."""
+        if 0 in self.global_size:
+            return lambda: None
+        backend, queue, counters = self.backend, self.backend.queue, self.backend.counters
+        global_size, local_size, enqueue = self.global_size, self.local_size, cl.enqueue_nd_range_kernel
+
+        def launch(keep=keep) -> None:
+            counters.kernels += 1
+            enqueue(queue, kernel, global_size, local_size)
+
+        def launch_reporting(keep=keep) -> None:
+            backend.may_report = True
+            launch()
+
+        return launch_reporting if self.reports else launch
+
+
+def _key(kernel: Kernel, specialise: bool) -> tuple:
+    """Constants go in by type and spelling: 0.0 equals -0.0, and no NaN equals itself."""
+    constants = tuple(repr(instr.arg) for instr in kernel.body if instr.op == "const")
+    return kernel, specialise, constants
+
+
+def _identifier(name: str) -> str:
+    return "k_" + re.sub(r"\W+", "_", name, flags=re.ASCII)[:60] if not name[:1].isalpha() else re.sub(
+        r"\W+", "_", name, flags=re.ASCII
+    )[:60]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / MEBIBYTE:,.1f} MiB" if nbytes < 2**40 else f"{nbytes / 2**40:,.1f} TiB"

@@ -1,0 +1,397 @@
+"""From a Kernel to OpenCL C 1.2: loop, row and scatter kernels. Dots are in `dot.py`.
+
+A loop gives every element a work-item: dimension 0 of the launch is the innermost one, dimension 1 all others, so that
+the vectorised direction has no division. A row has three shapes:
+
+    item     one work-item an output point, walking along the reduced axes in `row_lanes` independent accumulators
+    column   where another axis is the contiguous one (column sums): a work-item holds `column_lanes` columns and walks
+             down them
+    team     a work-group an output point, with a tree in local memory (GPUs)
+
+Each makes one pass over the row for every stage of its reductions (`Kernel.stage`). Values that do not vary along the row
+are computed once between the passes, the others again in each pass that needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from ..dtypes import float16, float32
+from ..kernel import REDUCTIONS, Kernel
+from . import functions
+from .collapse import collapse
+from .dot import render_dot
+from .functions import compute_type
+from .shapes import Shapes
+from .writer import Rendered, Writer
+
+
+def render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool = True) -> Rendered:
+    """The source and launch of a kernel. `aligned`: buffers start on addresses fit for whole vectors."""
+    if kernel.kind == "scatter":
+        return _scatter(kernel, shapes, specialise)
+    if kernel.kind == "dot":
+        return render_dot(kernel, shapes, specialise, aligned)
+    kernel = collapse(kernel)
+    if kernel.kind == "loop":
+        return _loop(kernel, shapes, specialise)
+    row = _Row(Writer(kernel, specialise), shapes)
+    return row.render()
+
+
+def _loop(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
+    w = Writer(kernel, specialise)
+    rank = len(kernel.shape)
+    size, outer = kernel.shape[-1], prod(kernel.shape[:-1])
+    local = shapes.narrow_group if rank > 1 and size < shapes.narrow else shapes.loop_group
+    coords = ["0"] * rank
+    coords[-1] = f"i{rank - 1}"
+    w.line(f"const {w.index} {coords[-1]} = get_global_id(0);")
+    _guard(w, coords[-1], f"n{rank - 1}", size, local[0])
+    if rank > 1:
+        if local[1] > 1:
+            w.line(f"const {w.index} outer = get_global_id(1);")
+            _guard(w, "outer", "outer_size", outer, local[1])
+            w.decode("outer", range(rank - 1), coords, kernel.shape)
+        else:
+            w.decode(f"({w.index})get_global_id(1)", range(rank - 1), coords, kernel.shape)
+    names: dict[int, str] = {}
+    w.values(_live(kernel), coords, names)
+    for number, (value, view) in enumerate(kernel.outputs):
+        w.store(number, view, coords, names[value])
+    return w.finish((size, outer), local)
+
+
+def _guard(w: Writer, index: str, name: str, size: int, group: int) -> None:
+    """Leave the work-items that only fill up the last work-group."""
+    if not (w.specialise and size % group == 0) and group > 1:
+        w.line(f"if ({index} >= {w.number(name, size)}) return;")
+
+
+def _live(kernel: Kernel) -> list[int]:
+    """The values that reach an output."""
+    wanted: set[int] = set()
+    pending = [out.value for out in kernel.outputs]
+    while pending:
+        i = pending.pop()
+        if i not in wanted:
+            wanted.add(i)
+            pending += kernel.body[i].src
+    return sorted(wanted)
+
+
+class _Row:
+    """Renders one row kernel. Whatever differs between its three shapes is a method of its name."""
+
+    def __init__(self, w: Writer, shapes: Shapes):
+        self.w, self.shapes, self.kernel = w, shapes, w.kernel
+        self.live = _live(self.kernel)
+        self.inner, self.stage = self.kernel.inner, self.kernel.stage
+        self.passes = max((self.stage[i] for i in self.live), default=0)
+        self.outer = [a for a in range(len(self.kernel.shape)) if a not in self.kernel.reduce_axes]
+        self.coords = ["0"] * len(self.kernel.shape)
+        self.names: dict[int, str] = {}
+
+    def render(self) -> Rendered:
+        column = self._contiguous_outer_axis()
+        if column is not None:
+            return self._column(column)
+        return self._team() if self.shapes.row_team else self._item()
+
+    def _contiguous_outer_axis(self) -> int | None:
+        """The outer axis along which more of the row's loads are contiguous than along the reduced ones, if any."""
+        votes = [0] * len(self.kernel.shape)
+        for i in self.live:
+            instr = self.kernel.body[i]
+            if instr.op in ("load", "gather") and self.inner[i]:
+                for axis, stride in enumerate(instr.arg[1].strides):
+                    votes[axis] += abs(stride) == 1
+        best = max(self.outer, key=lambda a: votes[a], default=None)
+        if best is None or votes[best] <= max(votes[a] for a in self.kernel.reduce_axes):
+            return None
+        return best
+
+    # -- what the shapes share ------------------------------------------------------------------------------------
+
+    def _reductions(self, stage: int) -> list[int]:
+        return [i for i in self.live if self.kernel.body[i].op in REDUCTIONS and self.stage[i] == stage]
+
+    def _between(self, stage: int) -> list[int]:
+        """Values that are the same all along the row and known once pass number `stage` has ended."""
+        return [
+            i
+            for i in self.live
+            if not self.inner[i] and self.stage[i] == stage and self.kernel.body[i].op not in REDUCTIONS
+        ]
+
+    def _needed(self, roots: list[int]) -> list[int]:
+        """The values along the row on which `roots` depend."""
+        found: set[int] = set()
+        pending = [i for i in roots if self.inner[i]]
+        while pending:
+            i = pending.pop()
+            if i not in found:
+                found.add(i)
+                pending += [s for s in self.kernel.body[i].src if self.inner[s]]
+        return sorted(found)
+
+    def _row_outputs(self, along: bool) -> list[int]:
+        """The outputs written all along the row, or those written once a row."""
+        return [
+            number
+            for number, (_, view) in enumerate(self.kernel.outputs)
+            if along == any(view.strides[a] for a in self.kernel.reduce_axes)
+        ]
+
+    def _accumulator(self, i: int):
+        """Its type and its starting value; a sum of halves is kept as float."""
+        instr = self.kernel.body[i]
+        return compute_type(instr.dtype), functions.reduction_start(instr.op, instr.dtype)
+
+    def _combine(self, i: int, a: str, b: str) -> str:
+        instr = self.kernel.body[i]
+        return self.w.code(functions.combine(instr.op, a, b, instr.dtype))
+
+    def _rounded(self, i: int, text: str) -> str:
+        dtype = self.kernel.body[i].dtype
+        return self.w.code(functions.cast(text, float32, float16)) if dtype == float16 else text
+
+    def _accumulate(self, reductions: list[int], element: Callable[[int], str]) -> None:
+        """At one point of the row: the values that the reductions need, each added to its accumulator."""
+        names = dict(self.names)
+        self.w.values(self._needed([self.kernel.body[i].src[0] for i in reductions]), self.coords, names)
+        for i in reductions:
+            self.w.line(f"{element(i)} = {self._combine(i, element(i), names[self.kernel.body[i].src[0]])};")
+
+    def _write(self, outputs: list[int]) -> None:
+        """At one point: the values of `outputs`, stored."""
+        names = dict(self.names)
+        self.w.values(self._needed([self.kernel.outputs[n].value for n in outputs]), self.coords, names)
+        for n in outputs:
+            value, view = self.kernel.outputs[n]
+            self.w.store(n, view, self.coords, names[value])
+
+    def _slow_loops(self, body: Callable[[], None], axes) -> None:
+        """Plain loops over `axes`, the last one innermost, around `body`."""
+        if not axes:
+            body()
+            return
+        axis = axes[0]
+        self.coords[axis] = f"i{axis}"
+        size = self.w.number(f"n{axis}", self.kernel.shape[axis])
+        with self.w.block(f"for ({self.w.index} i{axis} = 0; i{axis} < {size}; i{axis}++)"):
+            self._slow_loops(body, axes[1:])
+
+    # -- one work-item a row --------------------------------------------------------------------------------------
+
+    def _item(self) -> Rendered:
+        w, lanes = self.w, self.shapes.row_lanes
+        rows = prod(self.kernel.shape[a] for a in self.outer)
+        group = self.shapes.row_group if rows >= self.shapes.many_rows else 1
+        w.line(f"const {w.index} row = get_global_id(0);")
+        _guard(w, "row", "rows", rows, group)
+        w.decode("row", self.outer, self.coords, self.kernel.shape)
+        w.values(self._between(0), self.coords, self.names)
+        for stage in range(1, self.passes + 1):
+            reductions = self._reductions(stage)
+            for i in reductions:
+                ctype, start = self._accumulator(i)
+                w.line(f"{ctype} a{i}[{lanes}];")
+                w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {start};")
+            self._lane_loops(lanes, lambda r=reductions: self._accumulate(r, lambda i: f"a{i}[l]"))
+            for i in reductions:
+                step = self._combine(i, f"a{i}[l]", f"a{i}[l + w]")
+                w.line(f"for (int w = {lanes // 2}; w > 0; w /= 2) for (int l = 0; l < w; l++) a{i}[l] = {step};")
+                w.line(f"const {self._accumulator(i)[0]} v{i} = {self._rounded(i, f'a{i}[0]')};")
+                self.names[i] = f"v{i}"
+            w.values(self._between(stage), self.coords, self.names)
+        for n in self._row_outputs(along=False):
+            value, view = self.kernel.outputs[n]
+            w.store(n, view, self.coords, self.names[value])
+        along = self._row_outputs(along=True)
+        if along:
+            self._lane_loops(lanes, lambda: self._write(along))
+        return w.finish((rows,), (group,))
+
+    def _lane_loops(self, lanes: int, body: Callable[[], None]) -> None:
+        """Loops over the reduced axes, the innermost in blocks of `lanes` and what is left over."""
+        w, axis = self.w, self.kernel.reduce_axes[-1]
+        size = self.kernel.shape[axis]
+        whole, odd = not w.specialise or size >= lanes, not w.specialise or size % lanes != 0
+
+        def innermost() -> None:
+            n = w.number(f"n{axis}", size)
+            self.coords[axis] = f"i{axis}"
+            w.line(f"{w.index} k = 0;")
+            if whole:
+                with w.block(f"for (; k + {lanes} <= {n}; k += {lanes})"):
+                    with w.block(f"for (int l = 0; l < {lanes}; l++)"):
+                        w.line(f"const {w.index} i{axis} = k + l;")
+                        body()
+            if odd:
+                with w.block(f"for (int l = 0; l < {n} - k; l++)"):
+                    w.line(f"const {w.index} i{axis} = k + l;")
+                    body()
+
+        with w.block(""):
+            self._slow_loops(innermost, self.kernel.reduce_axes[:-1])
+
+    # -- one work-item a block of columns -------------------------------------------------------------------------
+
+    def _column(self, axis: int) -> Rendered:
+        w, lanes = self.w, self.shapes.column_lanes
+        size = self.kernel.shape[axis]
+        others = [a for a in self.outer if a != axis]
+        group = self.shapes.row_group if self.shapes.row_team else 1
+        w.line(f"const {w.index} first = get_global_id(0) * {lanes};")
+        _guard(w, "first", f"n{axis}", size, lanes * group if group > 1 else 1)
+        w.decode(f"({w.index})get_global_id(1)", others, self.coords, self.kernel.shape)
+        n = w.number(f"n{axis}", size)
+        base = dict(self.names)
+        if not w.specialise or size >= lanes:
+            with w.block(f"if (first + {lanes} <= {n})"):
+                self._column_body(axis, lanes, str(lanes))
+        if not w.specialise or size % lanes:
+            self.names = base
+            with w.block(f"if (first + {lanes} > {n})"):
+                self._column_body(axis, lanes, f"{n} - first")
+        others_size = prod(self.kernel.shape[a] for a in others)
+        return w.finish((-(-size // lanes), others_size), (group, 1))
+
+    def _column_body(self, axis: int, lanes: int, bound: str) -> None:
+        w = self.w
+        self.coords[axis] = f"i{axis}"
+
+        def each_lane(body: Callable[[], None]) -> None:
+            with w.block(f"for (int l = 0; l < {bound}; l++)"):
+                w.line(f"const {w.index} i{axis} = first + l;")
+                body()
+
+        def between(stage: int) -> None:
+            values = self._between(stage)
+            kept = [i for i in values if self.kernel.body[i].op != "const"]
+            for i in kept:
+                w.line(f"{compute_type(self.kernel.body[i].dtype)} c{i}_[{lanes}];")
+
+            def body() -> None:
+                names = dict(self.names)
+                w.values(values, self.coords, names)
+                for i in kept:
+                    w.line(f"c{i}_[l] = {names[i]};")
+                self.names |= {i: f"c{i}_[l]" for i in kept} | {i: names[i] for i in values if i not in kept}
+
+            if kept:
+                each_lane(body)
+            else:
+                w.values(values, self.coords, self.names)
+
+        between(0)
+        for stage in range(1, self.passes + 1):
+            reductions = self._reductions(stage)
+            for i in reductions:
+                ctype, start = self._accumulator(i)
+                w.line(f"{ctype} a{i}[{lanes}];")
+                w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {start};")
+
+            def accumulate(reductions=reductions) -> None:
+                each_lane(lambda: self._accumulate(reductions, lambda i: f"a{i}[l]"))
+
+            self._slow_loops(accumulate, self.kernel.reduce_axes)
+            for i in reductions:
+                if self.kernel.body[i].dtype == float16:
+                    w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {self._rounded(i, f'a{i}[l]')};")
+                self.names[i] = f"a{i}[l]"
+            between(stage)
+        once, along = self._row_outputs(along=False), self._row_outputs(along=True)
+        if once:
+            each_lane(lambda: self._write(once))
+        if along:
+            self._slow_loops(lambda: each_lane(lambda: self._write(along)), self.kernel.reduce_axes)
+
+    # -- a work-group a row ---------------------------------------------------------------------------------------
+
+    def _team(self) -> Rendered:
+        w, team = self.w, self.shapes.row_team
+        rows = prod(self.kernel.shape[a] for a in self.outer)
+        w.line("const int member = get_local_id(0);")
+        w.decode(f"({w.index})get_global_id(1)", self.outer, self.coords, self.kernel.shape)
+        for i in self.live:
+            if self.kernel.body[i].op in REDUCTIONS:
+                w.line(f"__local {self._accumulator(i)[0]} t{i}[{team}];")
+        w.values(self._between(0), self.coords, self.names)
+        for stage in range(1, self.passes + 1):
+            reductions = self._reductions(stage)
+            for i in reductions:
+                ctype, start = self._accumulator(i)
+                w.line(f"{ctype} a{i} = {start};")
+            self._team_loops(lambda r=reductions: self._accumulate(r, lambda i: f"a{i}"))
+            for i in reductions:
+                w.line(f"t{i}[member] = a{i};")
+            w.line("barrier(CLK_LOCAL_MEM_FENCE);")
+            with w.block(f"for (int w = {team // 2}; w > 0; w /= 2)"):
+                for i in reductions:
+                    step = self._combine(i, f"t{i}[member]", f"t{i}[member + w]")
+                    w.line(f"if (member < w) t{i}[member] = {step};")
+                w.line("barrier(CLK_LOCAL_MEM_FENCE);")
+            for i in reductions:
+                w.line(f"const {self._accumulator(i)[0]} v{i} = {self._rounded(i, f't{i}[0]')};")
+                self.names[i] = f"v{i}"
+            w.values(self._between(stage), self.coords, self.names)
+        once, along = self._row_outputs(along=False), self._row_outputs(along=True)
+        if once:
+            with w.block("if (member == 0)"):
+                self._write(once)
+        if along:
+            self._team_loops(lambda: self._write(along))
+        return w.finish((team, rows), (team, 1))
+
+    def _team_loops(self, body: Callable[[], None]) -> None:
+        w, axis = self.w, self.kernel.reduce_axes[-1]
+
+        def innermost() -> None:
+            self.coords[axis] = f"i{axis}"
+            n = w.number(f"n{axis}", self.kernel.shape[axis])
+            with w.block(f"for ({w.index} i{axis} = member; i{axis} < {n}; i{axis} += {self.shapes.row_team})"):
+                body()
+
+        with w.block(""):
+            self._slow_loops(innermost, self.kernel.reduce_axes[:-1])
+
+
+def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
+    """Each work-item owns some columns of a range of rows and walks over all indices, so sums are in their order."""
+    s = kernel.scatter
+    assert s is not None
+    w = Writer(kernel, specialise)
+    dtype, index_dtype = kernel.inputs[0], kernel.inputs[1]
+    lanes = shapes.scatter_lanes
+    columns = -(-s.width // lanes)
+    parts = max(1, min(s.rows, shapes.scatter_parts // columns))
+    chunk = -(-s.rows // parts)
+    width, rows = w.number("width", s.width), w.number("rows", s.rows)
+    w.line(f"const {w.index} first = get_global_id(0) * {lanes}, start = get_global_id(1) * {w.number('chunk', chunk)};")
+    w.line(f"const {w.index} end = min(start + {w.number('chunk', chunk)}, {rows});")
+    w.line(f"const int lanes = (int)min(({w.index}){lanes}, {width} - first);")
+
+    def position(lane: str, row: str) -> str:
+        return f"{row} * {width} + first + {lane}"
+
+    def put(value: str, at: str) -> str:
+        return f"vstore_half_rte({value}, {at}, y0);" if dtype == float16 else f"y0[{at}] = {value};"
+
+    with w.block(f"for ({w.index} r = start; r < end; r++)"):
+        w.line(f"for (int l = 0; l < lanes; l++) {put(functions.literal(0, dtype), position('l', 'r'))}")
+    with w.block(f"for ({w.index} i = 0; i < {w.number('count', s.count)}; i++)"):
+        w.line(f"const {compute_type(index_dtype)} index = {w.read(1, w.position('index', s.index, ['i']))};")
+        checked = w.index_check("index", index_dtype, "rows", s.rows, "scatter")
+        w.line(f"if (!{checked}) continue;")
+        w.line(f"const {w.index} row = ({w.index})index;")
+        w.line("if (row < start || row >= end) continue;")
+        with w.block("for (int l = 0; l < lanes; l++)"):
+            w.line(f"const {w.index} c = first + l, at = {position('l', 'row')};")
+            old = "vload_half(at, y0)" if dtype == float16 else "y0[at]"
+            new = w.read(0, w.position("values", s.values, ["i", "c"]))
+            w.line(f"const {compute_type(dtype)} old = {old}, new = {new};")
+            w.line(put(w.code(functions.elementwise("add", ["old", "new"], dtype, dtype)), "at"))
+    return w.finish((columns, parts), (1, 1))

@@ -1,0 +1,49 @@
+"""Block and work-group sizes as data, one row a kind of device: kernels are shaped by the device that runs them.
+
+A CPU wants few fat work-items whose inner loops fill its vector registers; a GPU wants many thin ones. The renderer
+reads these numbers and holds none of its own. They decide the order of summation, so they depend on the device's
+model alone, never on a timing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shapes:
+    loop_group: tuple[int, int] = (64, 1)  # (innermost dimension, outer dimensions) of an elementwise work-group
+    narrow_group: tuple[int, int] = (8, 8)  # the same where the innermost dimension is shorter than `narrow`
+    narrow: int = 32
+    row_lanes: int = 16  # independent accumulators of a row's reduction, each a vector lane
+    column_lanes: int = 32  # columns of a work-item that reduces along a strided axis
+    row_group: int = 8  # rows a work-group, where there are at least `many_rows`
+    many_rows: int = 64
+    row_team: int = 0  # work-items that share one row through local memory; 0: one work-item a row
+    dot_vector: int = 16  # elements of the vectors of a dot
+    dot_outer: tuple[int, int] = (8, 32)  # rows and columns of a work-item where the right operand's rows are contiguous
+    dot_inner: tuple[int, int] = (4, 4)  # the same where both operands are contiguous along the summed axis
+    dot_group: tuple[int, int] = (1, 8)  # work-group in (column blocks, row blocks)
+    dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
+    scatter_lanes: int = 32  # columns of a work-item of scatter
+    scatter_parts: int = 8  # row ranges that scatter over narrow rows is cut into
+
+
+TABLE = {
+    "cpu": Shapes(),
+    # PoCL 3.0 generates AVX2: 16 registers of 8 floats.
+    "pocl 3.0": Shapes(dot_outer=(4, 16), dot_inner=(2, 4), dot_vector=16),
+    "gpu": Shapes(
+        loop_group=(128, 1), row_lanes=1, column_lanes=1, row_group=64, row_team=128, dot_vector=4, dot_outer=(4, 4),
+        dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8), scatter_lanes=1, scatter_parts=256,
+    ),
+}  # fmt: skip
+
+
+def shapes_for(kind: str, platform: str, version: str) -> Shapes:
+    """The row of the table for a device: `kind` is "cpu", "gpu" or "accelerator"; the others are OpenCL's own strings."""
+    if kind != "cpu":
+        return TABLE["gpu"]
+    if platform == "Portable Computing Language" and "PoCL 3.0" in version:
+        return TABLE["pocl 3.0"]
+    return TABLE["cpu"]
