@@ -3,7 +3,7 @@
 The modules and their weights carry the names of the published checkpoints (transformer.h.0.attn.c_attn.weight, ...),
 so `GPT.from_pretrained` reads what Hugging Face's transformers saves, and `save_pretrained` writes it.
 
-Shapes in comments: B sequences, T tokens, C = n_embd channels, H heads of D = C / H channels, V words in the vocabulary.
+Shapes in comments: B sequences, T tokens, C = n_embd channels, H heads of D = C / H channels, V the vocabulary.
 """
 
 from __future__ import annotations

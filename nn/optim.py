@@ -280,7 +280,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101): first of all, p *= 1 - lr weight_decay."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101): p *= 1 - lr weight_decay first."""
 
     decoupled_weight_decay = True
 
