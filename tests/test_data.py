@@ -35,7 +35,7 @@ _\\[Within]_
 
 **A & B**  
 Farewell—farewell!
-"""  # noqa: W291
+"""
 
 
 def test_a_play_becomes_speeches_without_directions():
