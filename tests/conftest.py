@@ -36,10 +36,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long"):
-        for item in items:
-            if "sweep" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="a sweep; runs with --long"))
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "opencl" in item.nodeid or "cl" in item.fixturenames or any(str(p).startswith("CL") for p in parameters):
+            item.add_marker("opencl")
+        if "sweep" in item.keywords and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="a sweep; runs with --long"))
 
 
 def _usable(name: str) -> str:
