@@ -25,7 +25,7 @@ What each instruction means (T is its dtype; every operand of arithmetic has T u
                  (low, high) words and the counter words (low, high of counter + p // 4, 0, 0); 0 outside its mask
     valid        arg View over `shape`; T is bool: whether the point lies inside the View's mask
     gather       src (index,): an integer of any width; arg (input slot, View over `shape`, stride, rows):
-                 the element at View position + index * stride; an index outside 0 <= index < rows reads nothing,
+                 the element at View position + index * stride, or 0 outside the View's mask; an index outside 0 <= index < rows reads nothing,
                  gives 0 and is reported (see Backend)
     reduce_sum, reduce_max, reduce_prod
                  src (value,); the reduction over all of `reduce_axes`; result constant along them. NaN wins in
@@ -45,6 +45,7 @@ over i of values[i] into row index[i], added in the order of i, starting from ze
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Optional
@@ -102,7 +103,7 @@ class Scatter(NamedTuple):
     index: View
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """One launch. `inputs` and `output_dtypes` give the element type of each buffer, in the order of its arguments."""
 
@@ -117,11 +118,25 @@ class Kernel:
     name: str = "kernel"  # for people: "row_8_max_exp_sum"; not part of what is computed
 
     @cached_property
+    def key(self) -> tuple:
+        """Everything that is computed, and no name. Constants by their bits: 0.0 is not -0.0, and NaN is itself."""
+        body = tuple(
+            (i.op, struct.pack("d", i.arg), i.dtype) if i.op == "const" and isinstance(i.arg, float) else i
+            for i in self.body
+        )
+        return (
+            self.kind, self.shape, self.reduce_axes, body, self.outputs, self.inputs, self.output_dtypes, self.scatter,
+        )  # fmt: skip
+
+    @cached_property
     def _hash(self) -> int:
-        return hash((self.kind, self.shape, self.reduce_axes, self.body, self.outputs, self.inputs, self.output_dtypes))
+        return hash(self.key)
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Kernel) and self.key == other.key
 
     @cached_property
     def inner(self) -> tuple[bool, ...]:

@@ -1,0 +1,98 @@
+"""The NumPy backend: a Kernel becomes a Python function that calls ufuncs block by block.
+
+Comes in: Kernels. Goes out: `Executable`s whose `source` is the Python text that runs. The readable reference, and a
+real backend: a contraction is one BLAS call, and a fused loop is evaluated over blocks of the first axis, small enough
+that all its temporaries stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
+from ..dtypes import DType
+from ..kernel import Kernel
+from .render import render
+
+
+class NumpyExecutable(Executable):
+    """The function `source` defines, and how to make its arguments from buffers."""
+
+    def __init__(self, kernel: Kernel):
+        self.source, self._function, self._arguments = render(kernel)
+
+    def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
+        function = self._function
+        arrays = [argument(buffers) for argument in self._arguments]
+        counters = buffers[-1].backend.counters
+
+        def launch() -> None:
+            counters.kernels += 1
+            with np.errstate(all="ignore"):
+                function(*arrays)
+
+        return launch
+
+
+class NumpyBackend(Backend):
+    """The host's memory and NumPy's functions. Runs everything at once, so there is nothing to wait for."""
+
+    name = "NUMPY"
+    alignment = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lowered: dict[Kernel, NumpyExecutable] = {}
+
+    def allocate(self, nbytes: int) -> Buffer:
+        try:
+            # Plans put offsets at multiples of `alignment`; NumPy's own allocations are aligned to 16 bytes only.
+            memory = np.empty(nbytes + self.alignment, np.uint8)
+        except (MemoryError, ValueError) as error:
+            raise DeviceError(
+                f"NUMPY: no memory for {nbytes:,} bytes ({self.counters.live_bytes:,} are in use); "
+                "use smaller batches or a smaller model"
+            ) from error
+        start = -memory.ctypes.data % self.alignment
+        return Buffer(self, memory[start : start + nbytes], nbytes)
+
+    def upload(self, buffer: Buffer, array: np.ndarray) -> None:
+        target = buffer.handle[buffer.offset : buffer.offset + buffer.nbytes]
+        target[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
+        nbytes = count * dtype.itemsize
+        return buffer.handle[buffer.offset : buffer.offset + nbytes].view(dtype).copy()
+
+    def lower(self, kernels: Sequence[Kernel], specialise: bool = False) -> list[Executable]:
+        """Sizes are part of the text either way: there is no compiler to spare."""
+        for kernel in kernels:
+            if kernel not in self._lowered:
+                if len(self._lowered) >= 4096:  # a program that never repeats a shape must not grow for ever
+                    self._lowered.clear()
+                self._lowered[kernel] = NumpyExecutable(kernel)
+                self.counters.builds += 1
+        return [self._lowered[kernel] for kernel in kernels]
+
+    def synchronize(self) -> None:
+        pass
+
+    def describe(self) -> DeviceInfo:
+        try:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):  # not every system tells
+            memory = 0
+        processor = platform.processor() or platform.machine()
+        return DeviceInfo(
+            "NUMPY",
+            f"NumPy {np.__version__} on {processor}",
+            "cpu",
+            memory,
+            os.cpu_count() or 1,
+            {"fp16": True, "fp64": True},
+        )

@@ -1,0 +1,171 @@
+"""What the generated functions call that is not a plain ufunc: reductions, contractions, masked reads, gathers."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..base import Buffer
+from ..dtypes import DType
+from ..view import View
+from .functions import FUNCTIONS
+from .philox import philox4x32
+
+SMALL = 65536  # numberings of up to so many elements are kept as constants
+
+_scratch: dict[int, np.ndarray] = {}
+
+
+def scratch(slot: int, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
+    """Temporary memory number `slot`. Every kernel uses the same slots, so they stay in cache."""
+    nbytes = prod(shape) * dtype.itemsize
+    memory = _scratch.get(slot)
+    if memory is None or memory.nbytes < nbytes:
+        memory = _scratch[slot] = np.empty(max(nbytes, 64), np.uint8)
+    return memory[:nbytes].view(dtype).reshape(shape)
+
+
+def flat(buffer: Buffer, dtype: DType) -> np.ndarray:
+    return buffer.handle[buffer.offset : buffer.offset + buffer.nbytes].view(dtype)
+
+
+def _reduce(ufunc: np.ufunc):
+    def reduce(x: np.ndarray, axes: tuple[int, ...], out: np.ndarray) -> None:
+        if x.dtype == np.float16 and ufunc is not np.maximum:  # accumulate in float32, round once
+            np.copyto(out, ufunc.reduce(x, axis=axes, keepdims=True, dtype=np.float32), casting="same_kind")
+        else:
+            ufunc.reduce(x, axis=axes, keepdims=True, dtype=x.dtype, out=out)
+
+    return reduce
+
+
+def dot(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """a @ b; half precision through float32, as a device without half arithmetic does."""
+    if out.dtype == np.float16:
+        np.copyto(out, np.matmul(a.astype(np.float32), b.astype(np.float32)), casting="same_kind")
+    else:
+        np.matmul(a, b, out=out)
+
+
+def blas_reads(view: View) -> bool:
+    """Whether BLAS takes a matrix so strided as it lies: one of its two axes is the unit step, the other long enough."""
+    (rows, columns), (down, right) = view.shape[-2:], view.strides[-2:]
+    by_rows = (right == 1 or columns == 1) and (down >= columns or rows == 1)
+    by_columns = (down == 1 or rows == 1) and (right >= rows or columns == 1)
+    return by_rows or by_columns
+
+
+def positions(view: View, shape: tuple[int, ...], dtype: DType, start: int = 0) -> np.ndarray:
+    """The flat position of every point of `view` in its natural shape, 0 outside its mask."""
+    total: Any = np.full((1,) * len(shape), view.offset, np.int64)
+    for axis, (size, stride) in enumerate(zip(shape, view.strides, strict=True)):
+        if size > 1 or (axis == 0 and start):
+            first = start if axis == 0 else 0
+            steps = np.arange(first, first + size, dtype=np.int64) * stride
+            total = total + steps.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    result = np.broadcast_to(total, shape).astype(dtype)
+    if view.mask is not None:
+        result[~inside(view, shape, start)] = 0
+    return result
+
+
+def inside(view: View, shape: tuple[int, ...], start: int = 0) -> np.ndarray:
+    """Which points of `view` lie inside its mask."""
+    result: Any = np.ones((1,) * len(shape), bool)
+    for axis, (lo, hi) in enumerate(view.mask or ()):
+        first = start if axis == 0 else 0
+        index = np.arange(first, first + shape[axis])
+        within = (index >= lo) & (index < hi)
+        result = result & within.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return np.broadcast_to(result, shape).copy()
+
+
+def number(view: View, i: int, j: int, out: np.ndarray) -> None:
+    """A block of a numbering."""
+    out[...] = positions(view, (j - i, *out.shape[1:]), out.dtype, i)
+
+
+def load_masked(source: np.ndarray, region: tuple, i: int, j: int, out: np.ndarray) -> None:
+    """Rows i to j of a padded value: zeros, and inside `region` the source."""
+    out[...] = 0
+    (lo, hi), rest = region[0], region[1:]
+    first, last = max(lo, i), min(hi, j)
+    if first < last and source.size:
+        inner = (slice(first - i, last - i), *(slice(a, b) for a, b in rest))
+        out[inner] = source[first - lo : last - lo]
+
+
+def random_bits(key: np.ndarray, counter: np.ndarray, view: View, i: int, j: int, out: np.ndarray) -> None:
+    """Words of Philox4x32-10 at the flat positions of rows i to j of `view`."""
+    k, c = int(key.reshape(-1)[0]), int(counter.reshape(-1)[0])
+    if view.is_contiguous():
+        width = prod(out.shape[1:])
+        out[...] = philox4x32(k, c, i * width, (j - i) * width).reshape(out.shape)
+        return
+    where = positions(view, out.shape, np.dtype(np.int64), i)
+    low, high = int(where.min()), int(where.max())
+    out[...] = philox4x32(k, c, low, high - low + 1)[where - low]
+    if view.mask is not None:
+        out[~inside(view, out.shape, i)] = 0
+
+
+def _check_rows(op: str, index: np.ndarray, rows: int) -> None:
+    if index.size:
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= rows:
+            raise IndexError(f"{op}: index {low if low < 0 else high} is out of range for {rows} rows")
+
+
+def gather(
+    table: np.ndarray, view: View, stride: int, rows: int, index: np.ndarray, i: int, j: int, out: np.ndarray
+) -> None:
+    """out = table[position(view) + index * stride], after a check that every index is a row."""
+    _check_rows("gather", index, rows)
+    steps, shape = view.strides, out.shape
+    if view.mask is None and steps[-1] == 1 and not any(steps[:-1]) and stride == shape[-1] and index.shape[-1] == 1:
+        first = view.offset
+        block = table[first : first + rows * stride].reshape(rows, stride)
+        if index.size == prod(shape[:-1]) and out.flags.c_contiguous:
+            np.take(block, index.reshape(-1), axis=0, out=out.reshape(-1, stride), mode="clip")
+            return
+    where = positions(view, tuple(n if s else 1 for n, s in zip(shape, steps, strict=True)), np.dtype(np.int64), 0)
+    if len(steps) and steps[0] and i:
+        where = where + i * steps[0]
+    where = where + index.astype(np.int64) * stride
+    if view.mask is not None:
+        valid = inside(view, shape, i)
+        out[...] = np.where(valid, table[np.where(valid, where, 0)], 0)
+    else:
+        out[...] = table[where]
+
+
+def scatter_add(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+    """Row index[i] of `out` gains values[i], in the order of i."""
+    rows = len(out)
+    _check_rows("scatter_add", index, rows)
+    order = np.argsort(index, kind="stable")
+    sorted_index = index[order]
+    starts = np.flatnonzero(np.concatenate(([True], sorted_index[1:] != sorted_index[:-1])))
+    gathered = values[order]
+    wide = np.float32 if values.dtype == np.float16 else values.dtype
+    out[...] = 0
+    out[sorted_index[starts]] = np.add.reduceat(gathered, starts, axis=0, dtype=wide)
+
+
+NAMES: dict[str, Any] = {
+    **{f"{op}_": function for op, function in FUNCTIONS.items()},
+    "reduce_sum": _reduce(np.add),
+    "reduce_max": _reduce(np.maximum),
+    "reduce_prod": _reduce(np.multiply),
+    "copyto": np.copyto,
+    "broadcast_to": np.broadcast_to,
+    "array": np.ascontiguousarray,
+    "dot": dot,
+    "number": number,
+    "load_masked": load_masked,
+    "random_bits": random_bits,
+    "gather": gather,
+    "scatter_add": scatter_add,
+}

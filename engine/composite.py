@@ -1,0 +1,108 @@
+"""Composites: operations that know their own gradient.
+
+A composite is a node whose first source is its expansion into primitives and whose other sources are the inputs that its
+gradient is taken for. Scheduling sees the expansion only; `gradient.py` asks the rule. A rule returns nodes, so it can
+itself be differentiated, and it is written in terms of the result `y` where that saves computing things twice.
+
+>>> from clgrad import Tensor
+>>> x = Tensor([0.0, 0.0], requires_grad=True)
+>>> x.softmax()[0].backward()
+>>> x.grad.tolist()
+[0.25, -0.25]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from .node import Node, make
+
+
+@dataclass(frozen=True)
+class Composite:
+    """`rule(arg, g, y, *inputs)` gives one gradient (or None) for each input."""
+
+    name: str
+    arg: Any
+    rule: Callable[..., tuple[Optional[Node], ...]]
+
+    def gradient(self, g: Node, y: Node, *inputs: Node) -> tuple[Optional[Node], ...]:
+        return self.rule(self.arg, g, y, *inputs)
+
+
+def composite(name: str, arg: Any, rule: Callable, expansion: Node, *inputs: Node) -> Node:
+    """`expansion`, differentiated by `rule`. Without an input that wants a gradient it is just the expansion."""
+    if not any(i.requires_grad for i in inputs):
+        return expansion
+    return make("composite", (expansion, *inputs), Composite(name, arg, rule))
+
+
+def _repeat(x: Node, like: Node) -> Node:
+    return x.expand(like.shape)
+
+
+def softmax(x: Node, axis: int) -> Node:
+    """exp(x - max) / sum(exp(x - max)) along `axis`. A row that is all -inf is NaN, as in PyTorch."""
+    shifted = x - _repeat(make("reduce_max", (x,), (axis,)), x)
+    e = make("exp", (shifted,))
+    return composite("softmax", axis, _softmax_gradient, e / _repeat(e.sum((axis,)), e), x)
+
+
+def _softmax_gradient(axis: int, g: Node, y: Node, x: Node):
+    gy = g * y
+    return (gy - y * _repeat(gy.sum((axis,)), y),)
+
+
+def logsumexp(x: Node, axis: int) -> Node:
+    """log(sum(exp(x))) along `axis`, kept with size 1, safe for large x; infinite where the row is."""
+    top = make("reduce_max", (x,), (axis,))
+    # Subtracting an infinite maximum would give NaN; without it the sum is right by itself.
+    safe = (top - top).eq(0.0).where_(top, 0.0)
+    e = make("exp", (x - _repeat(safe, x),))
+    return composite("logsumexp", axis, _logsumexp_gradient, make("log", (e.sum((axis,)),)) + safe, x)
+
+
+def _logsumexp_gradient(axis: int, g: Node, y: Node, x: Node):
+    return (_repeat(g, x) * make("exp", (x - _repeat(y, x),)),)
+
+
+def log_softmax(x: Node, axis: int) -> Node:
+    """x - max - log(sum(exp(x - max))) along `axis`."""
+    shifted = x - _repeat(make("reduce_max", (x,), (axis,)), x)
+    total = make("exp", (shifted,)).sum((axis,))
+    return composite("log_softmax", axis, _log_softmax_gradient, shifted - _repeat(make("log", (total,)), x), x)
+
+
+def _log_softmax_gradient(axis: int, g: Node, y: Node, x: Node):
+    return (g - make("exp", (y,)) * _repeat(g.sum((axis,)), y),)
+
+
+def layernorm(x: Node, axes: tuple[int, ...], eps: float) -> Node:
+    """(x - mean) / sqrt(variance + eps) over `axes` (Ba, Kiros and Hinton, 2016)."""
+    centred, scale = _standardise(x, axes, eps)
+    return composite("layernorm", (axes, eps), _layernorm_gradient, centred * _repeat(scale, x), x)
+
+
+def _standardise(x: Node, axes: tuple[int, ...], eps: float) -> tuple[Node, Node]:
+    """x minus its mean, and 1 / sqrt(variance + eps). The same nodes in forward and backward, so computed once."""
+    count = 1
+    for a in axes:
+        count *= x.shape[a]
+    part = 1.0 / max(count, 1)
+    centred = x - _repeat(x.sum(axes) * part, x)
+    variance = (centred * centred).sum(axes) * part
+    return centred, make("reciprocal", (make("sqrt", (variance + eps,)),))
+
+
+def _layernorm_gradient(arg, g: Node, y: Node, x: Node):
+    """scale (g - mean(g) - y mean(g y))"""
+    axes, eps = arg
+    count = 1
+    for a in axes:
+        count *= x.shape[a]
+    part = 1.0 / max(count, 1)
+    _, scale = _standardise(x, axes, eps)
+    along = (g * y).sum(axes) * part
+    return ((g - _repeat(g.sum(axes) * part, g) - y * _repeat(along, y)) * _repeat(scale, x),)

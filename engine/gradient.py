@@ -1,0 +1,144 @@
+"""Gradients: from a graph to a bigger graph.
+
+Comes in: a node, the gradient of something with respect to it, and nothing else. Goes out: nodes for the gradients
+of the leaves. Nothing runs here, so gradients fuse like anything else, and the gradient of a gradient is this same file
+applied again. The table reads as a table of derivatives: `g` is the gradient of the result `y`, and each rule gives one
+gradient a source (None: nothing flows there).
+
+>>> from clgrad import Tensor
+>>> x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+>>> (x * x).sum().backward()
+>>> x.grad.tolist()
+[2.0, 4.0, 6.0]
+"""
+
+from __future__ import annotations
+
+from math import pi, prod, sqrt
+from typing import Optional
+
+from .node import Node, constant, iota, make, topological
+
+
+def _expand_gradient(g: Node, y: Node, x: Node):
+    return (g.sum(tuple(a for a, (old, new) in enumerate(zip(x.shape, y.shape)) if old != new)),)
+
+
+def _max_gradient(g: Node, y: Node, a: Node, b: Node):
+    """Ties share the gradient evenly, as in PyTorch."""
+    half, zero = g * 0.5, 0.0
+    tie = a.eq(b)
+    return tie.where_(half, (b < a).where_(g, zero)), tie.where_(half, (a < b).where_(g, zero))
+
+
+def _reduce_max_gradient(g: Node, y: Node, x: Node):
+    """Ties share the gradient evenly, as in PyTorch's amax."""
+    best = x.eq(y.expand(x.shape)).cast(x.dtype)
+    return (best * (g / best.sum(y_axes(x, y))).expand(x.shape),)
+
+
+def y_axes(x: Node, y: Node) -> tuple[int, ...]:
+    """The axes along which the reduction `y` of `x` reduced (those of size 1 need no reducing)."""
+    return tuple(a for a, (old, new) in enumerate(zip(x.shape, y.shape)) if old != new)
+
+
+def _reduce_prod_gradient(g: Node, y: Node, x: Node):
+    """The product of all the *other* elements, formed without dividing, so that zeros are right in every derivative."""
+    axes = y_axes(x, y)
+    if not axes:
+        return (g,)
+    rest = tuple(a for a in range(len(x.shape)) if a not in axes)
+    moved = x.permute(rest + axes)
+    outer, n = tuple(x.shape[a] for a in rest), prod(x.shape[a] for a in axes)
+    row = moved.reshape((*outer, 1, n)).expand((*outer, n, n))
+    index = iota(n, x.device)
+    ones = (1,) * len(outer)
+    same = index.reshape((*ones, n, 1)).expand(row.shape).eq(index.reshape((*ones, 1, n)).expand(row.shape))
+    others = make("reduce_prod", (same.where_(1.0, row),), (len(outer) + 1,))
+    others = others.reshape(moved.shape).permute(tuple((rest + axes).index(a) for a in range(len(x.shape))))
+    return (g.expand(x.shape) * others,)
+
+
+def _pow_gradient(g: Node, y: Node, a: Node, b: Node):
+    """b a^(b-1) and a^b log a, with 0 where b is 0 and where a is 0 (the limit for b > 0), as in PyTorch."""
+    slope = b * make("pow", (a, b - 1.0))
+    return b.eq(0.0).where_(0.0, g * slope), a.eq(0.0).where_(0.0, g * y * make("log", (a,)))
+
+
+def _mod_gradient(g: Node, y: Node, a: Node, b: Node):
+    return g, -g * make("floor", (a / b,))
+
+
+# fmt: off
+GRADIENTS = {
+    "neg":         lambda g, y, x: (-g,),
+    "exp":         lambda g, y, x: (g * y,),
+    "log":         lambda g, y, x: (g / x,),
+    "sin":         lambda g, y, x: (g * make("cos", (x,)),),
+    "cos":         lambda g, y, x: (-g * make("sin", (x,)),),
+    "tanh":        lambda g, y, x: (g * (1.0 - y * y),),
+    "sqrt":        lambda g, y, x: (g * 0.5 / y,),
+    "reciprocal":  lambda g, y, x: (-g * y * y,),
+    "erf":         lambda g, y, x: (g * (make("exp", (-x * x,)) * (2.0 / sqrt(pi))),),
+    "expm1":       lambda g, y, x: (g * (y + 1.0),),
+    "log1p":       lambda g, y, x: (g / (x + 1.0),),
+    "floor":       lambda g, y, x: (None,),
+    "add":         lambda g, y, a, b: (g, g),
+    "sub":         lambda g, y, a, b: (g, -g),
+    "mul":         lambda g, y, a, b: (g * b, g * a),
+    "div":         lambda g, y, a, b: (g / b, -g * y / b),
+    "max":         _max_gradient,
+    "pow":         _pow_gradient,
+    "mod":         _mod_gradient,
+    "where":       lambda g, y, c, a, b: (None, c.where_(g, 0.0), c.where_(0.0, g)),
+    "cast":        lambda g, y, x: (g.cast(x.dtype),),
+    "bitcast":     lambda g, y, x: (None,),
+    "reduce_sum":  lambda g, y, x: (g.expand(x.shape),),
+    "reduce_max":  _reduce_max_gradient,
+    "reduce_prod": _reduce_prod_gradient,
+    "reshape":     lambda g, y, x: (g.reshape(x.shape),),
+    "permute":     lambda g, y, x: (g.permute(tuple(y.arg.index(a) for a in range(len(y.arg)))),),
+    "expand":      _expand_gradient,
+    "pad":         lambda g, y, x: (make("shrink", (g,), tuple((b, b + n) for (b, _), n in zip(y.arg, x.shape))),),
+    "shrink":      lambda g, y, x: (make("pad", (g,), tuple((lo, n - hi) for (lo, hi), n in zip(y.arg, x.shape))),),
+    "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
+    "dot":         lambda g, y, a, b: (make("dot", (g, b.transpose())), make("dot", (a.transpose(), g))),
+    "gather":      lambda g, y, x, index: (make("scatter_add", (g, index), x.shape[0]), None),
+    "scatter_add": lambda g, y, values, index: (make("gather", (g, index)), None),
+    "contiguous":  lambda g, y, x: (g,),
+    "barrier":     lambda g, y, x: (g,),
+    "copy":        lambda g, y, x: (make("copy", (g,), x.device),),
+    "composite":   lambda g, y, expansion, *inputs: (None, *y.arg.gradient(g, y, *inputs)),
+}
+# Nothing flows through these: leaves, comparisons, integers.
+NO_GRADIENT = ("detach", "lt", "eq", "and", "or", "xor", "shl", "shr", "idiv", "random", "iota", "buffer", "const")
+# fmt: on
+
+
+def gradients(y: Node, g: Node) -> dict[Node, Node]:
+    """The gradient of every leaf that `y` depends on and that wants one, given `g`, the gradient of `y`."""
+    found: dict[Node, Optional[Node]] = {y: g}
+    result: dict[Node, Node] = {}
+    for node in reversed(topological((y,), _differentiable_sources)):
+        g_node = found.pop(node, None)
+        if g_node is None:
+            continue
+        if node.owner is not None:
+            result[node] = g_node
+            continue
+        for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):
+            if part is not None and source.requires_grad:
+                before = found.get(source)
+                found[source] = part if before is None else before + part
+    return result
+
+
+def _differentiable_sources(node: Node) -> tuple[Node, ...]:
+    if node.owner is not None:
+        return ()
+    sources = node.src[1:] if node.op == "composite" else node.src
+    return tuple(s for s in sources if s.requires_grad)
+
+
+def ones_like(node: Node) -> Node:
+    return constant(1, node.dtype, node.shape, node.device)

@@ -1,0 +1,417 @@
+"""Lowering: from a group of nodes to one Kernel.
+
+Comes in: the nodes that one kernel is to store (its members), and the iteration space that they share. Goes out: the
+Kernel of `backends/kernel.py`, and the nodes whose buffers it reads. Every movement between a member and a buffer is
+collected on the way down and folded into the View of the load; arithmetic stays.
+
+A member may read another member only where it lies: at the very point of the iteration space that is being computed
+(or, for a reduction over rows, anywhere in that row). Anything else raises `Misfit`, which is how the scheduler
+learns that two groups cannot be one kernel. A movement that no View expresses raises `Cut` with the node that has to
+reach memory first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple, Optional
+
+from ..backends.dtypes import DType
+from ..backends.kernel import ELEMENTWISE, Instr, Kernel, Output, Scatter
+from ..backends.view import View
+from .node import Node
+from .ops import MOVEMENT, REDUCE
+
+Shape = tuple[int, ...]
+
+
+class Misfit(Exception):
+    """These nodes cannot share a kernel over this iteration space."""
+
+
+class Cut(Exception):
+    """`node` must reach memory before what follows can be expressed."""
+
+    def __init__(self, node: Node):
+        self.node = node
+
+
+class Move(NamedTuple):
+    """One movement on the way from the iteration space down to a buffer. `below` is the node it was applied to."""
+
+    op: str
+    arg: Any
+    below: Optional[Node] = None
+
+
+class Space(NamedTuple):
+    """An iteration space: its shape, and the axes that its reductions run over."""
+
+    shape: Shape
+    reduce_axes: Shape = ()
+
+    @property
+    def kept(self) -> Shape:
+        """The shape of a reduction's result: reduced dimensions have size 1."""
+        return tuple(1 if a in self.reduce_axes else n for a, n in enumerate(self.shape))
+
+    @property
+    def signature(self) -> tuple:
+        """The space with runs of like axes merged: spaces of one signature differ by a reshape only."""
+        runs: list[list] = []
+        for axis, size in enumerate(self.shape):
+            if size == 1:
+                continue
+            reduced = axis in self.reduce_axes
+            if runs and runs[-1][1] == reduced:
+                runs[-1][0] *= size
+            else:
+                runs.append([size, reduced])
+        return tuple(map(tuple, runs))
+
+
+def space_of(node: Node) -> Space:
+    """The iteration space that a node has by itself."""
+    return Space(node.src[0].shape, node.arg) if node.op in REDUCE else Space(node.shape or (1,))
+
+
+def operand(node: Node, stored: Callable[[Node], bool] = lambda node: False) -> tuple[Node, Optional[View]]:
+    """The node under a chain of movement, and the View of it that the chain makes (None if no View does)."""
+    moves = []
+    while node.op in MOVEMENT and not node.in_memory and not stored(node):
+        moves.append((node.op, node.arg))
+        node = node.src[0]
+    view: Optional[View] = View.contiguous(node.shape)
+    for op, arg in reversed(moves):
+        if view is None:
+            break
+        view = view.apply(op, arg)
+    return node, view
+
+
+class Body:
+    """The instructions of one kernel under construction.
+
+    `stored` says of any node whether its value lies in memory when the kernel runs. After construction, `reads` are
+    the nodes that the loads read, and `members` maps each member to its value and to the View of where that lies.
+    """
+
+    def __init__(self, members: list[Node], space: Space, stored: Callable[[Node], bool]):
+        self.space, self.stored = space, stored
+        self.instrs: list[Instr] = []
+        self.reads: list[Node] = []
+        self.members: dict[Node, tuple[int, View]] = {}
+        self._slots: dict[Node, int] = {}
+        self._index: dict[tuple, int] = {}
+        self._memo: dict[tuple, int] = {}
+        self._pending = set(members)
+        for member in members:
+            self._add_member(member)
+
+    def _add_member(self, node: Node) -> None:
+        root, moves, view = self._place(node)
+        if root is not node:  # stored through the inverse of its movement: the value itself is another node's
+            self.members[node] = (self._value(root, moves), view)
+        elif node.op in REDUCE:
+            self.members[node] = (self._reduction(node), view)
+        elif node.op == "dot":
+            self.members[node] = (self._dot(node), view)
+        else:
+            self.members[node] = (self._compute(node, moves), view)
+        self._pending.discard(node)
+
+    def _place(self, node: Node) -> tuple[Node, tuple[Move, ...], View]:
+        """Where a member lies: the node to evaluate, its movement from the space, and the View over the space."""
+        space = self.space
+        if node.op in REDUCE:
+            return node, (), View.contiguous(space.kept).expand(space.shape)
+        if prod(node.shape) == prod(space.shape):
+            # Pure movement of a member of this kernel is undone at the store rather than done at the load.
+            base, view = node, View.contiguous(node.shape)
+            while base.op in MOVEMENT and base not in self.members and not self.stored_elsewhere(base):
+                inverse = _inverse(base)
+                undone = None if inverse is None else view.apply(*inverse)
+                if undone is None:
+                    break
+                base, view = base.src[0], undone
+            if base is not node and base in self.members:
+                placed = view.reshape(space.shape)
+                if placed is not None:
+                    return base, _reshape_moves(base.shape, space.shape), placed
+            return node, _reshape_moves(node.shape, space.shape), View.contiguous(space.shape)
+        if prod(node.shape) == prod(space.kept):
+            expand = (Move("expand", space.shape),) if space.kept != space.shape else ()
+            view = View.contiguous(space.kept).expand(space.shape)
+            return node, expand + _reshape_moves(node.shape, space.kept), view
+        raise Misfit
+
+    def stored_elsewhere(self, node: Node) -> bool:
+        return node not in self._pending and node not in self.members and self.stored(node)
+
+    def _emit(self, op: str, src: tuple[int, ...], arg: Any, dtype: DType) -> int:
+        key = (op, src, repr(arg) if op == "const" else arg, dtype)
+        index = self._index.get(key)
+        if index is None:
+            index = self._index[key] = len(self.instrs)
+            self.instrs.append(Instr(op, src, arg, dtype))
+        return index
+
+    def _slot(self, node: Node) -> int:
+        if node not in self._slots:
+            self._slots[node] = len(self.reads)
+            self.reads.append(node)
+        return self._slots[node]
+
+    def _view(self, node: Node, moves: tuple[Move, ...], start: Optional[View] = None) -> View:
+        """The View over the iteration space of `node`'s own elements (or of `start`), read through `moves`."""
+        view = View.contiguous(node.shape) if start is None else start
+        for move in reversed(moves):
+            moved = view.apply(move.op, move.arg)
+            if moved is None:
+                if move.below is None:
+                    raise Misfit
+                raise Cut(move.below)
+            view = moved
+        return view
+
+    def _reduction(self, node: Node) -> int:
+        x = node.src[0]
+        if Space(x.shape, node.arg).signature != self.space.signature:
+            raise Misfit
+        return self._emit(node.op, (self._value(x, _reshape_moves(x.shape, self.space.shape)),), None, node.dtype)
+
+    def _dot(self, node: Node) -> int:
+        if node.shape != self.space.shape:
+            raise Misfit
+        arg: list = []
+        for source in node.src:
+            base, view = operand(source, self.stored)
+            if base in self._pending or base in self.members:
+                raise Misfit  # a product of a value with itself needs the whole of it
+            arg += [self._slot(base), view]
+        return self._emit("dot", (), tuple(arg), node.dtype)
+
+    def _value(self, node: Node, moves: tuple[Move, ...]) -> int:
+        key = (node, moves)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self._find(node, moves)
+        return found
+
+    def _find(self, node: Node, moves: tuple[Move, ...]) -> int:
+        member = self.members.get(node)
+        if member is not None:
+            if self._view(node, moves) != member[1]:
+                raise Misfit
+            return member[0]
+        if node in self._pending:
+            raise Misfit
+        if node.in_memory or self.stored(node):
+            view = self._view(node, moves)
+            return self._emit("load", (), (self._slot(node), view), node.dtype)
+        return self._compute(node, moves)
+
+    def _compute(self, node: Node, moves: tuple[Move, ...]) -> int:
+        op, dtype = node.op, node.dtype
+        if op == "const":
+            return self._emit("const", (), node.arg, dtype)
+        if op == "iota":
+            return self._emit("iota", (), self._view(node, moves), dtype)
+        if op == "pad":
+            return self._padded(node, moves)
+        if op in MOVEMENT:
+            return self._value(node.src[0], (*moves, Move(op, node.arg, node.src[0])))
+        if op == "random":
+            scalars = tuple(self._value(s, _scalar_moves(self.space.shape)) for s in node.src)
+            return self._emit("random", scalars, self._view(node, moves), dtype)
+        if op == "gather":
+            return self._gather(node, moves)
+        if op in ("contiguous", "barrier"):
+            return self._value(node.src[0], moves)
+        if op not in ELEMENTWISE:
+            raise Misfit
+        return self._emit(op, tuple(self._value(s, moves) for s in node.src), None, dtype)
+
+    def _padded(self, node: Node, moves: tuple[Move, ...]) -> int:
+        source = node.src[0]
+        inner = (*moves, Move("pad", node.arg, source))
+        value = self._value(source, inner)
+        if self.instrs[value].op in ("load", "iota", "random") and _only_moved(source, self.stored):
+            return value  # such a read gives 0 outside its mask by itself
+        inside = self._emit("valid", (), self._view(source, inner), _BOOL)
+        zero = self._emit("const", (), node.dtype.type(0).item(), node.dtype)
+        return self._emit("where", (inside, value, zero), None, node.dtype)
+
+    def _gather(self, node: Node, moves: tuple[Move, ...]) -> int:
+        table, index = node.src
+        base, view = operand(table, self.stored)
+        if base in self._pending or base in self.members or view is None:
+            raise Misfit
+        rest = len(table.shape) - 1
+        spread = index.shape + (1,) * rest
+        position = self._value(index, (*moves, Move("expand", node.shape), Move("reshape", spread)))
+        start = View(node.shape, (0,) * len(index.shape) + view.strides[1:], view.offset)
+        rows = self._view(node, moves, start)
+        return self._emit("gather", (position,), (self._slot(base), rows, view.strides[0], table.shape[0]), node.dtype)
+
+
+def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Node]]:
+    """The Kernel that stores `outputs`, over the fewest dimensions that all its Views allow, and what it reads."""
+    used = _reachable(body.instrs, [body.members[node][0] for node in outputs])
+    renumber = {old: new for new, old in enumerate(used)}
+    instrs = [body.instrs[i] for i in used]
+    places = [body.members[node] for node in outputs]
+    views = [view for _, view in places] + [v for v in map(_own_view, instrs) if v is not None]
+    views += [v for instr in instrs if instr.op == "dot" for v in instr.arg[1::2]]  # they share the batch axes
+    groups = _mergeable(body.space, views, keep_last=2 if kind == "dot" else 0)
+    shape = tuple(prod(body.space.shape[a] for a in group) for group in groups)
+    reduce_axes = tuple(i for i, group in enumerate(groups) if group[0] in body.space.reduce_axes)
+    slots: dict[int, int] = {}
+
+    def slot(old: int) -> int:
+        return slots.setdefault(old, len(slots))
+
+    final = []
+    for op, src, arg, dtype in instrs:
+        if op == "load":
+            arg = (slot(arg[0]), _merge(arg[1], groups, shape))
+        elif op == "gather":
+            arg = (slot(arg[0]), _merge(arg[1], groups, shape), *arg[2:])
+        elif op == "dot":
+            batch = groups[:-2]
+            arg = (slot(arg[0]), _merge_batch(arg[1], batch), slot(arg[2]), _merge_batch(arg[3], batch))
+        elif isinstance(arg, View):
+            arg = _merge(arg, groups, shape)
+        final.append(Instr(op, tuple(renumber[s] for s in src), arg, dtype))
+    reads = [body.reads[old] for old in slots]
+    kernel = Kernel(
+        kind,
+        shape,
+        reduce_axes,
+        tuple(final),
+        tuple(Output(renumber[value], _merge(view, groups, shape)) for value, view in places),
+        tuple(node.dtype for node in reads),
+        tuple(node.dtype for node in outputs),
+        name=_name(kind, shape, final),
+    )
+    return kernel, reads
+
+
+def scatter_kernel(node: Node, stored: Callable[[Node], bool]) -> tuple[Kernel, list[Node]]:
+    """The Kernel of a scatter-add. Its operands have been made to lie in memory as Views."""
+    values, index = node.src
+    (value_base, value_view), (index_base, index_view) = operand(values, stored), operand(index, stored)
+    count, width = prod(index.shape), prod(node.shape[1:])
+    assert value_view is not None and index_view is not None
+    flat_values, flat_index = value_view.reshape((count, width)), index_view.reshape((count,))
+    if flat_values is None or flat_values.mask is not None:
+        raise Cut(values)
+    if flat_index is None or flat_index.mask is not None:
+        raise Cut(index)
+    scatter = Scatter(count, width, node.shape[0], flat_values, flat_index)
+    shape = (node.shape[0], width)
+    kernel = Kernel(
+        "scatter", shape, (), (), (Output(0, View.contiguous(shape)),), (node.dtype, index.dtype), (node.dtype,),
+        scatter, f"scatter_{count}x{width}",
+    )  # fmt: skip
+    return kernel, [value_base, index_base]
+
+
+_BOOL = DType("bool")
+
+
+def _own_view(instr: Instr) -> Optional[View]:
+    if instr.op in ("load", "gather"):
+        return instr.arg[1]
+    return instr.arg if isinstance(instr.arg, View) else None
+
+
+def _reshape_moves(old: Shape, new: Shape) -> tuple[Move, ...]:
+    """How a value of shape `old` is read by a space of shape `new`."""
+    return () if old == new else (Move("reshape", new),)
+
+
+def _scalar_moves(shape: Shape) -> tuple[Move, ...]:
+    return (Move("expand", shape), Move("reshape", (1,) * len(shape)))
+
+
+def _inverse(node: Node) -> Optional[tuple[str, Any]]:
+    """The movement that undoes `node`, if it moved every element once."""
+    if node.op == "reshape":
+        return "reshape", node.src[0].shape
+    if node.op == "permute":
+        return "permute", tuple(node.arg.index(a) for a in range(len(node.arg)))
+    return ("flip", node.arg) if node.op == "flip" else None
+
+
+def _only_moved(node: Node, stored: Callable[[Node], bool]) -> bool:
+    """Whether reading `node` is a single read of memory (or of a numbering) through movement."""
+    while node.op in MOVEMENT and not node.in_memory and not stored(node):
+        node = node.src[0]
+    return node.in_memory or stored(node) or node.op in ("iota", "random")
+
+
+def _reachable(instrs: list[Instr], roots: list[int]) -> list[int]:
+    seen = set()
+    stack = list(roots)
+    while stack:
+        i = stack.pop()
+        if i not in seen:
+            seen.add(i)
+            stack.extend(instrs[i].src)
+    return sorted(seen)
+
+
+def _mergeable(space: Space, views: list[View], keep_last: int) -> list[list[int]]:
+    """Group adjacent axes that every View walks as one; axes of size 1 go, unless nothing else is left."""
+    rank = len(space.shape)
+    fixed = rank - keep_last
+    groups: list[list[int]] = []
+    for axis in range(fixed):
+        if space.shape[axis] == 1:
+            continue
+        if groups:
+            last = groups[-1][-1]
+            alike = (last in space.reduce_axes) == (axis in space.reduce_axes)
+            if alike and all(_walks_as_one(v, last, axis) for v in views):
+                groups[-1].append(axis)
+                continue
+        groups.append([axis])
+    groups += [[axis] for axis in range(fixed, rank)]
+    return groups or [[0]]
+
+
+def _walks_as_one(view: View, outer: int, inner: int) -> bool:
+    if view.mask is not None and (
+        view.mask[outer] != (0, view.shape[outer]) or view.mask[inner] != (0, view.shape[inner])
+    ):
+        return False
+    return view.strides[outer] == view.strides[inner] * view.shape[inner]
+
+
+def _merge(view: View, groups: list[list[int]], shape: Shape) -> View:
+    mask = None
+    if view.mask is not None:
+        mask = tuple(view.mask[g[0]] if len(g) == 1 else (0, n) for g, n in zip(groups, shape, strict=True))
+        dropped = set(range(len(view.shape))) - {a for g in groups for a in g}
+        if any(view.mask[a] != (0, 1) for a in dropped):
+            mask = ((0, 0),) * len(shape)
+        elif all(m == (0, n) for m, n in zip(mask, shape, strict=True)):
+            mask = None
+    return View(shape, tuple(view.strides[g[-1]] for g in groups), view.offset, mask)
+
+
+def _merge_batch(view: View, batch: list[list[int]]) -> View:
+    """An operand of a dot over merged batch axes; if its own strides do not merge, the axes were kept apart."""
+    shape = tuple(prod(view.shape[a] for a in g) for g in batch) + view.shape[-2:]
+    return View(shape, tuple(view.strides[g[-1]] for g in batch) + view.strides[-2:], view.offset)
+
+
+def _name(kind: str, shape: Shape, instrs: list[Instr]) -> str:
+    """What a person would call the kernel: its kind, its telling operations, its size."""
+    telling = []
+    for instr in instrs:
+        op = instr.op.removeprefix("reduce_")
+        if (instr.op in REDUCE or op in ("exp", "log", "tanh", "erf", "sqrt", "gather", "random")) and op not in telling:
+            telling.append(op)
+    return "_".join([kind, *telling[:4], "x".join(map(str, shape)) or "1"])

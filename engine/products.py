@@ -1,0 +1,86 @@
+"""Products of matrices, and attention, which is two of them with a softmax between.
+
+>>> from clgrad import Tensor
+>>> (Tensor([[1.0, 2.0]]) @ Tensor([[3.0], [4.0]])).tolist()
+[[11.0]]
+"""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Optional
+
+from ..backends import dtypes
+from ..backends.dtypes import is_bool
+from .elementwise import broadcast_shape
+from .ops import ShapeError
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+def matmul(self: Tensor, other: Tensor) -> Tensor:
+    """The matrix product over the last axis of self and the second to last of other; other axes broadcast.
+
+    (..., M, K) @ (..., K, N) -> (..., M, N); a vector stands for a row on the left and for a column on the right.
+    """
+    if not isinstance(other, type(self)):
+        other = type(self)(other, device=self.device)
+    if self.ndim == 0 or other.ndim == 0:
+        raise ShapeError(f"matmul: {self.shape} @ {other.shape} has a scalar; use * to scale")
+    dtype = dtypes.promote(self.dtype, other.dtype)
+    a, b = (x.cast(dtypes.int32 if is_bool(dtype) else dtype) for x in (self, other))
+    row, column = a.ndim == 1, b.ndim == 1
+    a, b = (a.unsqueeze(0) if row else a), (b.unsqueeze(-1) if column else b)
+    if a.shape[-1] != b.shape[-2]:
+        raise ShapeError(
+            f"matmul: {self.shape} @ {other.shape} does not contract: "
+            f"the last size {a.shape[-1]} of the left must equal the {b.shape[-2]} of the right"
+        )
+    result = _contract(a, b)
+    if row:
+        result = result.squeeze(-2)
+    return result.squeeze(-1) if column else result
+
+
+def _contract(a: Tensor, b: Tensor) -> Tensor:
+    tensor_type = type(a)
+    if b.ndim == 2:  # one matrix for all rows: a single product of two matrices
+        rows = prod(a.shape[:-1])
+        return tensor_type._make("dot", a.reshape(rows, a.shape[-1]), b).reshape((*a.shape[:-1], b.shape[-1]))
+    batch = broadcast_shape("matmul", a.shape[:-2], b.shape[:-2])
+    return tensor_type._make("dot", a.broadcast_to(batch + a.shape[-2:]), b.broadcast_to(batch + b.shape[-2:]))
+
+
+def rmatmul(self: Tensor, other) -> Tensor:
+    return type(self)(other, device=self.device) @ self
+
+
+def linear(self: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """self @ weight + bias, with `weight` of shape (in, out)."""
+    y = self @ weight
+    return y if bias is None else y + bias
+
+
+def scaled_dot_product_attention(
+    self: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Optional[Tensor] = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    """softmax(Q K^T / sqrt(D) + mask) V (Vaswani et al., 2017).
+
+    self (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). `attn_mask` broadcasts to (..., T, S): bool (True
+    takes part) or a float added to the scores. `is_causal` lets query t see keys 0 to t.
+    """
+    if is_causal and attn_mask is not None:
+        raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    scores = (self @ key.transpose(-2, -1)) * (1 / sqrt(self.shape[-1]))
+    if is_causal:
+        queries, keys = (type(self).arange(n, device=self.device) for n in scores.shape[-2:])
+        attn_mask = queries.unsqueeze(-1) >= keys
+    if attn_mask is not None:
+        scores = attn_mask.where(scores, float("-inf")) if is_bool(attn_mask.dtype) else scores + attn_mask
+    return scores.softmax(-1).dropout(dropout_p) @ value

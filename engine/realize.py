@@ -1,0 +1,172 @@
+"""Realise: run what is needed to have values in memory.
+
+Comes in: nodes. Goes out: the same nodes with buffers. The road is simplify, schedule, lower, run; the results are then
+written back to the nodes of the graph as the user built it, because that is the graph that gradients are taken of.
+
+When a graph that can still be differentiated is realised, its reductions and contractions are kept with it, so
+that the backward pass reads them instead of computing them again; they go when the graph goes. A node without a
+differentiable history drops its sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+import numpy as np
+
+from ..backends.base import Buffer
+from ..backends.dtypes import DType
+from ..backends.view import View
+from . import debug
+from .device import Device
+from .lowering import operand
+from .node import Node
+from .ops import MOVEMENT, TRANSPARENT
+from .schedule import Schedule, Step, schedule
+from .simplify import simplify
+
+
+def realize(nodes: Iterable[Node]) -> None:
+    """Bring every node into memory. One that is a movement of something realised stays a view of it."""
+    nodes = list(dict.fromkeys(nodes))
+    for node in nodes:
+        if node.op == "detach" and node.buffer is None and node.src[0].buffer is not None:
+            node.buffer = node.src[0].buffer
+            node.forget_sources()
+    pending = [node for node in nodes if not is_view_of_memory(node)]
+    if not pending:
+        return
+    image, plan, retained = plan_for(pending)
+    run(plan, retained)
+    write_back(image)
+
+
+def is_view_of_memory(node: Node) -> bool:
+    """Whether the value is in memory already, perhaps seen through movement (but not padding)."""
+    while node.buffer is None:
+        if node.op not in (*MOVEMENT, *TRANSPARENT) or node.op == "pad":
+            return False
+        node = node.src[0]
+    return True
+
+
+def plan_for(pending: list[Node]) -> tuple[dict[Node, Node], Schedule, set[Node]]:
+    """The simplified image of each node, the schedule, and the simplified nodes whose buffers must outlive it."""
+    image = simplify(pending)
+    wanted = [image[storable(node)] for node in pending]
+    wanted = [w for w in dict.fromkeys(wanted) if w.buffer is None]
+    keep = frozenset(s for node, s in image.items() if node.requires_grad and s.buffer is None)
+    return image, schedule(wanted, keep), set(wanted) | keep
+
+
+def storable(node: Node) -> Node:
+    """What to bring into memory for `node`: itself, or what it is a view of, if that is no larger."""
+    base = node
+    view: View | None
+    moves = []
+    while base.buffer is None and base.op in (*MOVEMENT, *TRANSPARENT):
+        if base.op in MOVEMENT:
+            moves.append((base.op, base.arg))
+        base = base.src[0]
+    if base is node or base.op in ("const", "iota", "random") or prod(base.shape) > prod(node.shape):
+        return node
+    view = View.contiguous(base.shape)
+    for op, arg in reversed(moves):
+        view = view.apply(op, arg) if view is not None else None
+    return node if view is None or view.mask is not None else base
+
+
+def run(plan: Schedule, retained: set[Node]) -> None:
+    """Run the steps. Buffers of nodes that are not `retained` go after their last reader."""
+    last_reader = {node: number for number, step in enumerate(plan.steps) for node in step.inputs}
+    executables = lower(plan.steps, specialise=False)
+    buffers: dict[Node, Buffer] = {}
+    for number, (step, executable) in enumerate(zip(plan.steps, executables, strict=True)):
+        inputs = [node.buffer or buffers[node] for node in step.inputs]
+        outputs = [Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize) for node in step.outputs]
+        if executable is None:
+            copy(inputs[0], step.inputs[0], outputs[0])
+        elif debug.level():
+            debug.timed(step, executable.bind(inputs + outputs), Device[step.outputs[0].device])
+        else:
+            executable.run(inputs + outputs)
+        for node, buffer in zip(step.outputs, outputs, strict=True):
+            if node in retained:
+                node.buffer = buffer
+            else:
+                buffers[node] = buffer
+        for node in step.inputs:
+            if last_reader[node] == number:
+                buffers.pop(node, None)
+
+
+def lower(steps: list[Step], specialise: bool) -> list:
+    """An Executable for each step (None for copies); what is missing on a device is built together."""
+    result: list = [None] * len(steps)
+    by_device: dict[str, list[int]] = {}
+    for number, step in enumerate(steps):
+        if step.kernel is not None:
+            by_device.setdefault(step.outputs[0].device, []).append(number)
+    for device, numbers in by_device.items():
+        kernels = [steps[n].kernel for n in numbers]
+        for n, executable in zip(numbers, Device[device].lower([k for k in kernels if k], specialise), strict=True):
+            result[n] = executable
+    return result
+
+
+def copy(source: Buffer, node: Node, target: Buffer) -> None:
+    """Move bytes between devices, through the host."""
+    target.backend.upload(target, source.backend.download(source, node.dtype, prod(node.shape)))
+
+
+def write_back(image: dict[Node, Node]) -> None:
+    """Give the user's nodes the buffers of their simplified images, and let finished history go."""
+    for node, simple in image.items():
+        if node.buffer is None and simple is not node:
+            base, view = operand(simple)
+            if base.buffer is not None and view is not None and view.is_contiguous() and prod(base.shape) == view.size:
+                node.buffer = base.buffer
+    for node in image:
+        if node.buffer is not None and (not node.requires_grad or node.owner is not None):
+            node.forget_sources()
+
+
+def constant_array(node: Node) -> np.ndarray:
+    return np.full(node.shape, node.arg, node.dtype)
+
+
+def read(node: Node) -> np.ndarray:
+    """The value on the host, as a new C-contiguous array."""
+    realize([node])
+    simple = simplify([node])[node]
+    if simple.op == "const":
+        return constant_array(simple)
+    base, view = operand(simple)
+    if base.buffer is None or view is None or view.mask is not None:
+        realize([contiguous := _forced(node)])
+        base, view = contiguous, View.contiguous(node.shape)
+    assert base.buffer is not None
+    data = base.buffer.backend.download(base.buffer, base.dtype, prod(base.shape))
+    if view.is_contiguous() and view.size == data.size:
+        return data.reshape(node.shape)
+    size = base.dtype.itemsize
+    strides = tuple(s * size for s in view.strides)
+    if view.size == 0:
+        return np.empty(view.shape, base.dtype)
+    return np.ndarray(view.shape, base.dtype, data, view.offset * size, strides).copy()
+
+
+def _forced(node: Node) -> Node:
+    from .node import make
+
+    return make("contiguous", (node,))
+
+
+def write(array: np.ndarray, dtype: DType, device: str) -> Buffer:
+    """A new buffer on `device` with the bytes of `array`."""
+    backend = Device[device]
+    data = np.ascontiguousarray(array, dtype)
+    buffer = backend.allocate(data.nbytes)
+    backend.upload(buffer, data)
+    return buffer

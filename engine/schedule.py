@@ -1,0 +1,358 @@
+"""Schedule: cut the graph into kernels.
+
+Comes in: simplified nodes that are wanted in memory. Goes out: a list of `Step`s, each a Kernel with the nodes that it
+reads and writes, in an order in which they can run, and the reason of every decision.
+
+    x.softmax() @ v   ->   row  max, exp, sum, div     writes p
+                           dot  p, v                   writes the result
+
+It goes in four moves. First some nodes become *stored*: those that are wanted, every reduction, dot and scatter, the
+operands of dots, and what is read several times and dear to compute again (`worth_storing` is the whole cost rule). Each stored
+node begins as a group of its own. Then a group joins the group of a reader whenever one kernel can express both
+(`lowering.Body` is the judge) and no third kernel stands between them. Then groups over the same space that read
+the same thing join side by side. At last each group keeps as outputs only what somebody outside still reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Optional
+
+from ..backends.kernel import Kernel
+from .lowering import Body, Cut, Misfit, Space, finish, operand, scatter_kernel, space_of
+from .node import Node, topological
+from .ops import MOVEMENT, REDUCE
+
+# The cost rule's numbers. A value read by several kernels is stored rather than computed again when that takes
+# more than CHEAP_OPS operations, or more than one full-sized read, or a transcendental function.
+CHEAP_OPS = 12
+DEEP = 64  # longer chains of elementwise operations are cut, so that kernels stay of a size compilers like
+LARGEST_BODY = 320  # instructions
+MOST_BUFFERS = 56  # inputs and outputs of a merged kernel; OpenCL guarantees 1024 bytes of arguments
+TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "erf", "expm1", "log1p", "pow", "gather"))
+HEAVY = frozenset((*REDUCE, "dot", "scatter_add", "copy"))
+
+
+@dataclass
+class Step:
+    """One thing to run. `kernel` is None for a copy between devices."""
+
+    kernel: Optional[Kernel]
+    inputs: list[Node]
+    outputs: list[Node]
+
+
+@dataclass
+class Schedule:
+    """Steps in order, and for each decision the node it was about and the reason in words."""
+
+    steps: list[Step]
+    decisions: list[tuple[Node, str]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Group:
+    """Stored nodes that one kernel computes. `bits` names them, `after` all stored nodes that must come before."""
+
+    members: list[Node]
+    space: Space
+    body: Optional[Body]
+    reads: list[Node]
+    bits: int
+    after: int = 0
+
+    @property
+    def kind(self) -> str:
+        ops = {m.op for m in self.members}
+        if "scatter_add" in ops or "copy" in ops:
+            return "alone"
+        if "dot" in ops:
+            return "dot"
+        return "row" if self.space.reduce_axes else "loop"
+
+
+def schedule(wanted: Iterable[Node], keep: frozenset[Node] = frozenset()) -> Schedule:
+    """Kernels that bring every node of `wanted` (simplified, unrealised) into memory, and, where they are computed
+    anyway as reductions or dots, those of `keep`."""
+    scheduler = _Scheduler(list(dict.fromkeys(wanted)), keep)
+    return scheduler.run()
+
+
+class _Scheduler:
+    def __init__(self, wanted: list[Node], keep: frozenset[Node]):
+        self.wanted, self.keep = wanted, keep
+        self.decisions: list[tuple[Node, str]] = []
+        self.order = topological(wanted, lambda n: () if n.in_memory else n.src)
+        self.position = {node: i for i, node in enumerate(self.order)}
+        self.stored: dict[Node, str] = {}
+        self.group_of: dict[Node, Group] = {}
+
+    def run(self) -> Schedule:
+        self._choose_stored()
+        while not self._single_groups():
+            pass
+        self._link()
+        self._merge_into_readers()
+        self._merge_side_by_side()
+        steps = self._steps()
+        return Schedule(steps, self.decisions)
+
+    # --- which nodes reach memory -------------------------------------------------------------------------------
+
+    def _store(self, node: Node, reason: str) -> None:
+        if not node.in_memory and node not in self.stored:
+            self.stored[node] = reason
+            self.decisions.append((node, reason))
+
+    def _is_stored(self, node: Node) -> bool:
+        return node.in_memory or node in self.stored
+
+    def _choose_stored(self) -> None:
+        readers: dict[Node, int] = {}
+        for node in self.order:
+            if not node.in_memory:
+                for source in set(node.src):
+                    readers[source] = readers.get(source, 0) + 1
+        for node in self.wanted:
+            self._store(node, "stored: it is asked for")
+        cost = _Costs(self._is_stored)
+        for node in self.order:
+            if node.in_memory:
+                continue
+            if node.op in HEAVY:
+                self._store(node, f"stored: a {node.op} is the end of a kernel")
+            if node.op in ("dot", "gather", "scatter_add"):
+                for source in node.src[:1] if node.op == "gather" else node.src:
+                    self._store_operand(node, source)
+            elif node.op == "copy":
+                self._store(node.src[0], "stored: it is copied to another device")
+            elif node.op == "expand" and cost.of(node.src[0]).dear:
+                self._store(node.src[0], "stored: an expand would repeat a transcendental function")
+            if node.op in MOVEMENT or node.op in ("const", "iota", "buffer") or node in self.stored:
+                continue
+            reason = cost.worth_storing(node, readers.get(node, 0))
+            if reason:
+                self._store(node, reason)
+
+    def _store_operand(self, user: Node, source: Node) -> None:
+        base, view = operand(source, self._is_stored)
+        if view is None or view.mask is not None or (user.op == "scatter_add" and base.op == "const"):
+            self._store(source, f"stored: {user.op} reads it, and no strides express its movement")
+        else:
+            self._store(base, f"stored: an operand of {user.op}")
+
+    # --- groups ---------------------------------------------------------------------------------------------------
+
+    def _single_groups(self) -> bool:
+        """One group a stored node. False if a node had to be stored on the way, which changes what others read."""
+        complete = True
+        self.group_of.clear()
+        for number, node in enumerate(sorted(self.stored, key=self.position.__getitem__)):
+            try:
+                self.group_of[node] = self._single_group(node, 1 << number)
+            except Cut as cut:
+                self._store(cut.node, "stored: no strides express the movement that follows")
+                complete = False
+        return complete
+
+    def _single_group(self, node: Node, bit: int) -> Group:
+        if node.op == "copy":
+            return Group([node], Space(node.shape), None, [node.src[0]], bit)
+        if node.op == "scatter_add":
+            return Group([node], Space(node.shape), None, scatter_kernel(node, self._is_stored)[1], bit)
+        space = space_of(node)
+        body = Body([node], space, self._is_stored)
+        return Group([node], space, body, body.reads, bit)
+
+    def _link(self) -> None:
+        """`after`: the stored nodes on which each group depends, as a set of bits."""
+        for group in list(self.group_of.values()):
+            for read in group.reads:
+                if not read.in_memory:
+                    before = self.group_of[read]
+                    group.after |= before.after | before.bits
+
+    def _readers(self) -> dict[Node, list[Group]]:
+        readers: dict[Node, list[Group]] = {}
+        for group in dict.fromkeys(self.group_of.values()):
+            for read in group.reads:
+                readers.setdefault(read, []).append(group)
+        return readers
+
+    def _merge_into_readers(self) -> None:
+        readers = {node: [g.members[0] for g in groups] for node, groups in self._readers().items()}
+        for node in list(self.group_of):
+            for reader in readers.get(node, ()):
+                producer, consumer = self.group_of[node], self.group_of[reader]
+                if producer is not consumer and node in consumer.reads:
+                    self._try_merge(producer, consumer, "joined: its reader computes at the same points")
+
+    def _merge_side_by_side(self) -> None:
+        for groups in list(self._readers().values()):
+            firsts: dict[tuple, Node] = {}
+            for member in [g.members[0] for g in groups]:
+                group = self.group_of[member]
+                if group.kind not in ("loop", "row"):
+                    continue
+                key = (group.kind, group.space.signature)
+                first = firsts.setdefault(key, member)
+                other = self.group_of[first]
+                if other is not group and not self._try_merge(other, group, "joined: both read the same over one space"):
+                    firsts[key] = member
+
+    def _try_merge(self, a: Group, b: Group, reason: str) -> bool:
+        """Make one group of `a` and `b` if that is one kernel and nothing has to run between them."""
+        space_candidates = self._shared_spaces(a, b)
+        if not space_candidates or a.members[0].device != b.members[0].device or self._something_between(a, b):
+            return False
+        members = sorted(a.members + b.members, key=self.position.__getitem__)
+        for space in space_candidates:
+            try:
+                body = Body(members, space, self._is_stored)
+            except (Misfit, Cut):
+                continue
+            if len(body.instrs) > LARGEST_BODY or len(body.reads) + len(members) > MOST_BUFFERS:
+                return False
+            merged = Group(members, space, body, body.reads, a.bits | b.bits, (a.after | b.after) & ~(a.bits | b.bits))
+            for member in members:
+                self.group_of[member] = merged
+            for group in self.group_of.values():
+                if group.after & merged.bits:
+                    group.after |= merged.after | merged.bits
+            self.decisions.append((members[-1], reason))
+            return True
+        return False
+
+    def _shared_spaces(self, a: Group, b: Group) -> list[Space]:
+        """Spaces worth trying for both groups together, the likeliest first; none if their kinds do not mix."""
+        kinds = {a.kind, b.kind}
+        if "alone" in kinds or kinds == {"dot", "row"} or (kinds == {"dot"}):
+            return []
+        if kinds == {"loop"}:
+            if _size(a.space) != _size(b.space):
+                return []
+            return [b.space] if a.space.shape == b.space.shape else [b.space, a.space]
+        if kinds == {"row"}:
+            if a.space.signature != b.space.signature:
+                return []
+            return [a.space] if a.space == b.space else [a.space, b.space]
+        main, loop = (a, b) if b.kind == "loop" else (b, a)
+        if _size(loop.space) not in (_size(main.space), _size(Space(main.space.kept))):
+            return []
+        return [main.space]
+
+    def _something_between(self, a: Group, b: Group) -> bool:
+        """Whether some other group needs one of the two and is needed by the other."""
+        for first, second in ((a, b), (b, a)):
+            if second.after & first.bits:
+                for read in second.reads:
+                    if not read.in_memory:
+                        group = self.group_of[read]
+                        if group is not first and group is not second and group.after & first.bits:
+                            return True
+        return False
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> list[Step]:
+        groups = list(dict.fromkeys(self.group_of.values()))
+        read_outside: set[Node] = set(self.wanted)
+        for group in groups:
+            read_outside.update(r for r in group.reads if not r.in_memory and self.group_of[r] is not group)
+        ordered = self._in_order(groups)
+        return [self._step(group, read_outside) for group in ordered]
+
+    def _in_order(self, groups: list[Group]) -> list[Group]:
+        """Dependencies first, otherwise as early as the graph mentions them."""
+        done: dict[int, bool] = {}
+        result: list[Group] = []
+        for root in sorted(groups, key=lambda g: self.position[g.members[-1]]):
+            stack = [root]
+            while stack:
+                group = stack[-1]
+                before = [] if id(group) in done else [self.group_of[r] for r in group.reads if not r.in_memory]
+                waiting = [g for g in before if id(g) not in done and g is not group]
+                if waiting:
+                    stack.extend(reversed(waiting))
+                    continue
+                stack.pop()
+                if id(group) not in done:
+                    done[id(group)] = True
+                    result.append(group)
+        return result
+
+    def _step(self, group: Group, read_outside: set[Node]) -> Step:
+        node = group.members[0]
+        if node.op == "copy":
+            return Step(None, [node.src[0]], [node])
+        if node.op == "scatter_add":
+            kernel, reads = scatter_kernel(node, self._is_stored)
+            return Step(kernel, reads, [node])
+        assert group.body is not None
+        outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
+        kernel, reads = finish(group.body, outputs, group.kind)
+        return Step(kernel, reads, outputs)
+
+
+def _size(space: Space) -> int:
+    size = 1
+    for n in space.shape:
+        size *= n
+    return size
+
+
+@dataclass
+class _Cost:
+    """What it takes to compute a value from memory: operations, full-sized reads, transcendental functions, depth."""
+
+    ops: int
+    reads: frozenset[Node]
+    dear: bool
+    depth: int
+
+
+class _Costs:
+    """The cost rule. A value that is stored costs one read; anything else what its sources cost, and its own."""
+
+    def __init__(self, is_stored):
+        self._is_stored = is_stored
+        self._known: dict[Node, _Cost] = {}
+
+    def of(self, node: Node) -> _Cost:
+        if self._is_stored(node):
+            return _Cost(0, frozenset((node,)), False, 0)
+        cost = self._known.get(node)
+        if cost is None:
+            cost = self._known[node] = self._compute(node)
+        return cost
+
+    def _compute(self, node: Node) -> _Cost:
+        if not node.src:
+            return _Cost(0, frozenset(), False, 0)
+        parts = [self.of(s) for s in node.src]  # sources come first in the order, so this does not recurse deep
+        if node.op in MOVEMENT:
+            part = parts[0]
+            return _Cost(part.ops, part.reads if node.op != "expand" else frozenset(), part.dear, part.depth)
+        reads = frozenset().union(*(p.reads for p in parts)) if node.op != "random" else frozenset()
+        return _Cost(
+            min(1 + sum(p.ops for p in parts), 10**6),
+            reads if len(reads) < 4 else frozenset(list(reads)[:4]),
+            node.op in TRANSCENDENTAL or any(p.dear for p in parts),
+            1 + max(p.depth for p in parts),
+        )
+
+    def worth_storing(self, node: Node, readers: int) -> str:
+        """Why to store an elementwise value, or "" to compute it again in each kernel that reads it."""
+        cost = self.of(node)
+        if cost.depth >= DEEP:
+            return f"stored: {DEEP} operations in a chain are enough for one kernel"
+        if readers < 2:
+            return ""
+        if cost.dear:
+            return f"stored: read {readers} times, and a transcendental function is dear"
+        if len(cost.reads) > 1:
+            return f"stored: read {readers} times, and costs {len(cost.reads)} reads to compute again"
+        if cost.ops > CHEAP_OPS:
+            return f"stored: read {readers} times, and costs {cost.ops} operations to compute again"
+        return ""

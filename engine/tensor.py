@@ -1,0 +1,594 @@
+"""Tensor: a name for a node.
+
+Comes in: numbers, arrays, other Tensors. Goes out: the same, when a value is read. Everything between builds nodes and
+computes nothing. A Tensor is mutable only as a name: `assign`, `x[i] = v` and the optimisers bind it to another node,
+and whoever held the old value keeps it.
+
+The methods live in files of their own kind (`elementwise`, `movement`, `reduction`, `products`, `random`) and are
+entered into the class below, so that this page is the whole list of what a Tensor can do.
+
+>>> from clgrad import Tensor
+>>> a = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+>>> loss = (a @ a).sum()
+>>> loss.backward()
+>>> loss.item(), a.grad.tolist()
+(54.0, [[7.0, 11.0], [9.0, 13.0]])
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import weakref
+from collections.abc import Iterable
+from typing import Any, Optional
+
+import numpy as np
+
+from ..backends import dtypes
+from ..backends.dtypes import DType, is_float
+from . import elementwise, movement, products, random, reduction, trace
+from . import node as nodes
+from . import realize as realizing
+from .device import Device
+from .gradient import gradients
+from .node import Node
+from .ops import ShapeError
+
+_grad_enabled = True
+
+
+class no_grad:
+    """A context, or a decorator, in which results have no differentiable history."""
+
+    def __enter__(self) -> None:
+        global _grad_enabled
+        self._before, _grad_enabled = _grad_enabled, False
+
+    def __exit__(self, *exc) -> None:
+        global _grad_enabled
+        _grad_enabled = self._before
+
+    def __call__(self, function):
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            with no_grad():
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+class Tensor:
+    """A multi-dimensional array of one dtype on one device, computed when it is read.
+
+    `data` is a number, nested lists, a NumPy array (copied) or a Tensor. Without `dtype`, Python floats become float32,
+    integers int32, and arrays keep theirs. With `requires_grad`, `backward()` of what is made of it fills `.grad`.
+    Raises TypeError for data that is not numbers, DeviceError for a device that is not there.
+    """
+
+    __slots__ = ("_node", "_grad", "_born", "__weakref__")
+    _node: Node
+    _grad: Optional[Tensor]
+
+    def __init__(self, data: Any, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False):
+        wanted = None if dtype is None else dtypes.as_dtype(dtype)
+        if isinstance(data, Tensor):
+            source = data if device is None else data.to(device)
+            node = (source if wanted is None else source.cast(wanted))._source()
+        else:
+            name = Device.canonical(device) if device else Device.DEFAULT
+            node = _leaf_from(data, wanted, name)
+        self._bind(node)
+        if requires_grad:
+            self.requires_grad_()
+
+    def _bind(self, node: Node) -> None:
+        self._node, self._grad, self._born = node, None, trace.active()
+        if node.buffer is None:
+            trace.born(self)
+
+    # --- inside the engine --------------------------------------------------------------------------------------
+
+    @classmethod
+    def _wrap(cls, node: Node) -> Tensor:
+        tensor = cls.__new__(cls)
+        tensor._bind(node)
+        return tensor
+
+    @property
+    def node(self) -> Node:
+        """The node that this name is bound to. While `jit` traces, a Tensor from outside shows its stand-in."""
+        tracing = trace.active()
+        if tracing is not None and self._born is not tracing:
+            tracing.capture(self)
+        return self._node
+
+    def _source(self) -> Node:
+        """The node as an operand: cut off from its history under `no_grad`."""
+        node = self.node
+        return node if _grad_enabled or not node.requires_grad else nodes.make("detach", (node,))
+
+    def _apply(self, op: str, arg: Any = None) -> Tensor:
+        return Tensor._wrap(nodes.make(op, (self._source(),), arg))
+
+    @staticmethod
+    def _make(op: str, *operands: Tensor, arg: Any = None) -> Tensor:
+        return Tensor._wrap(nodes.make(op, tuple(t._source() for t in operands), arg))
+
+    def _meet(self, other: Any, op: str) -> tuple[Tensor, Tensor]:
+        """Both operands with one dtype. A Python number takes this Tensor's dtype unless it cannot hold its kind."""
+        if not isinstance(other, Tensor):
+            if isinstance(other, (bool, int, float)):
+                kind = dtypes.bool_ if isinstance(other, bool) else None
+                if kind is None and isinstance(other, int):
+                    kind = dtypes.default_int if dtypes.is_bool(self.dtype) else self.dtype
+                elif kind is None:
+                    kind = self.dtype if is_float(self.dtype) else dtypes.default_float
+                dtype = self.dtype if isinstance(other, bool) else kind
+                other = Tensor._wrap(nodes.constant(other, dtype, (), self.device))
+            elif isinstance(other, (np.ndarray, np.generic, list, tuple)):
+                other = Tensor(other, device=self.device)
+            else:
+                raise TypeError(f"{op}: cannot combine a Tensor with {type(other).__name__}")
+        dtype = dtypes.promote(self.dtype, other.dtype)
+        return self.cast(dtype), other.cast(dtype)
+
+    def _binary(self, op: str, other: Any, swap: builtins.bool = False) -> Tensor:
+        a, b = self._meet(other, op)
+        if a.shape != b.shape:
+            shape = elementwise.broadcast_shape(op, *((b.shape, a.shape) if swap else (a.shape, b.shape)))
+            a, b = a.broadcast_to(shape), b.broadcast_to(shape)
+        return Tensor._make(op, b, a) if swap else Tensor._make(op, a, b)
+
+    @classmethod
+    def _from_scalar(cls, value: builtins.int, dtype: DType, device: str) -> Tensor:
+        """A scalar in memory, as an input that may change rather than as a constant of the kernels."""
+        array = np.array(value, dtype)
+        return cls._wrap(nodes.leaf((), dtype, device, realizing.write(array, dtype, device)))
+
+    # --- what it is -----------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[builtins.int, ...]:
+        return self._node.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self._node.dtype
+
+    @property
+    def device(self) -> str:
+        return self._node.device
+
+    @property
+    def ndim(self) -> builtins.int:
+        return len(self._node.shape)
+
+    def numel(self) -> builtins.int:
+        """The number of elements."""
+        result = 1
+        for n in self.shape:
+            result *= n
+        return result
+
+    def size(self, dim: Optional[builtins.int] = None):
+        """The shape, or the size of one dimension."""
+        return self.shape if dim is None else self.shape[movement.axis_of("size", dim, self.ndim)]
+
+    def __len__(self) -> builtins.int:
+        if not self.shape:
+            raise TypeError("a Tensor without dimensions has no length")
+        return self.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __hash__(self) -> builtins.int:
+        return id(self)
+
+    def __bool__(self) -> builtins.bool:
+        if self.numel() != 1:
+            raise ValueError(f"the truth of a Tensor of shape {self.shape} is ambiguous; use any() or all()")
+        return bool(self.item())
+
+    def __float__(self) -> builtins.float:
+        return float(self.item())
+
+    def __int__(self) -> builtins.int:
+        return int(self.item())
+
+    def __index__(self) -> builtins.int:
+        if not dtypes.is_int(self.dtype):
+            raise TypeError(f"only an integer Tensor can be an index, not {self.dtype}")
+        return int(self.item())
+
+    def __repr__(self) -> str:
+        head = f"Tensor(shape={self.shape}, dtype={self.dtype.name}, device={self.device!r}"
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        if trace.active() is not None or not realizing.is_view_of_memory(self._node):
+            return f"{head}{grad}, not computed yet)"
+        return f"{head}{grad},\n{np.array2string(self.numpy(), precision=4, threshold=64)})"
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def numpy(self) -> np.ndarray:
+        """The value as a new NumPy array. Computes what has not been computed; keeps the graph for `backward`."""
+        trace.forbid("numpy()")
+        return realizing.read(self._node)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        value = self.numpy()
+        return value if dtype is None else value.astype(dtype)
+
+    def item(self):
+        """The value of a Tensor with one element, as a Python number."""
+        trace.forbid("item()")
+        if self.numel() != 1:
+            raise ValueError(f"item: needs one element, and shape {self.shape} has {self.numel()}; use tolist()")
+        return realizing.read(self._node).reshape(()).item()
+
+    def tolist(self):
+        """The value as nested Python lists."""
+        return self.numpy().tolist()
+
+    def realize(self, *others: Tensor) -> Tensor:
+        """Compute this Tensor, and `others` in the same schedule, now. While `jit` traces, this waits for the replay."""
+        Tensor.realize_all((self, *others))
+        return self
+
+    @staticmethod
+    def realize_all(tensors: Iterable[Tensor]) -> None:
+        """Compute many Tensors in one schedule, and with them what is alive and would hold on to state that they replace."""
+        if trace.active() is None:
+            trace.realize_tensors(list(tensors))
+
+    def explain(self) -> str:
+        """How this value is computed, stage by stage: the user's line, graph, gradient, schedule, source, run."""
+        from .explain import explain
+
+        return explain(self)
+
+    # --- gradients ------------------------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> builtins.bool:
+        return self._node.requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, flag: builtins.bool) -> None:
+        self.requires_grad_(flag)
+
+    def requires_grad_(self, flag: builtins.bool = True) -> Tensor:
+        """Make this Tensor a leaf whose gradient is wanted (or not). Raises TypeError for integers and bools."""
+        if flag == self.requires_grad and (not flag or self._node.owner is not None):
+            return self
+        if flag and not is_float(self.dtype):
+            raise TypeError(f"requires_grad: only floats have gradients, not {self.dtype}; cast first")
+        self._own(self.node, flag)
+        return self
+
+    def _own(self, value: Node, requires_grad: builtins.bool) -> None:
+        """Bind this name to a node with an identity of its own, and `value` as its value."""
+        source = nodes.make("detach", (value,)) if value.requires_grad else value
+        node = nodes.make("barrier", (source,))
+        node.requires_grad = requires_grad
+        node.owner = weakref.ref(self) if requires_grad else None
+        self._node = node
+
+    @property
+    def grad(self) -> Optional[Tensor]:
+        """The gradient that `backward()` left here, or None."""
+        tracing = trace.active()
+        if tracing is not None and self._born is not tracing:
+            tracing.capture(self)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Optional[Tensor]) -> None:
+        tracing = trace.active()
+        if tracing is not None and self._born is not tracing:
+            tracing.capture(self)
+        if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
+            raise ShapeError(f"grad: {value.dtype} {value.shape} is no gradient of {self.dtype} {self.shape}")
+        self._grad = value
+
+    def backward(self, gradient: Optional[Tensor] = None, create_graph: builtins.bool = False) -> None:
+        """Add the gradient of this Tensor to `.grad` of every leaf that wants it.
+
+        `gradient` (same shape) is needed unless this Tensor has one element. With `create_graph` the gradients can be
+        differentiated in turn. Computes nothing yet.
+        """
+        for leaf, g in self._gradients(gradient).items():
+            tensor = leaf.owner() if leaf.owner is not None else None
+            if tensor is None:
+                continue
+            part = Tensor._wrap(g if create_graph or not g.requires_grad else nodes.make("detach", (g,)))
+            if tensor._grad is None:
+                tensor.grad = part
+            else:
+                tensor._grad.assign(tensor._grad + part)
+
+    def gradient(self, *targets: Tensor, gradient: Optional[Tensor] = None) -> list[Tensor]:
+        """The gradients of this Tensor for each of `targets`, differentiable in turn; `.grad` is left alone.
+
+        A target that this Tensor does not depend on gets zeros.
+        """
+        found = self._gradients(gradient)
+        for t in targets:
+            if t.node.owner is None:
+                raise ValueError("gradient: every target must be a leaf with requires_grad=True")
+        return [Tensor._wrap(found[t.node]) if t.node in found else t.zeros_like() for t in targets]
+
+    def _gradients(self, gradient: Optional[Tensor]) -> dict[Node, Node]:
+        node = self.node
+        if not node.requires_grad:
+            raise RuntimeError(
+                "backward: this Tensor depends on nothing with requires_grad=True; "
+                "set it on the parameters, and do not compute under no_grad() what is to be differentiated"
+            )
+        if gradient is None:
+            if self.numel() != 1:
+                raise ShapeError(f"backward: shape {self.shape} is no scalar; reduce it, or pass gradient= of that shape")
+            start = nodes.constant(1, node.dtype, node.shape, node.device)
+        else:
+            if gradient.shape != self.shape:
+                raise ShapeError(f"backward: a gradient of shape {gradient.shape} does not fit {self.shape}")
+            start = gradient.cast(self.dtype).node
+        return gradients(node, start)
+
+    def detach(self) -> Tensor:
+        """The same value without its history."""
+        node = self.node
+        if not node.requires_grad:
+            return Tensor._wrap(node)
+        if node.buffer is not None:  # in memory already: no need to hold on to how it was computed
+            return Tensor._wrap(nodes.leaf(node.shape, node.dtype, node.device, node.buffer))
+        return self._apply("detach")
+
+    @staticmethod
+    def no_grad() -> no_grad:
+        """A context manager and decorator under which no differentiable history is kept."""
+        return no_grad()
+
+    # --- naming and moving ----------------------------------------------------------------------------------------
+
+    def assign(self, value: Any) -> Tensor:
+        """Bind this name to a new value of the same shape, dtype and device. Views taken earlier keep the old one."""
+        new = value if isinstance(value, Tensor) else Tensor(value, dtype=self.dtype, device=self.device)
+        if new.shape != self.shape or new.device != self.device:
+            raise ShapeError(f"assign: {new.shape} on {new.device} does not replace {self.shape} on {self.device}")
+        if not isinstance(value, Tensor) and trace.active() is None and trace.alone(self):
+            # Numbers from outside, and nobody else sees the memory: no graph is needed to replace what is there.
+            assert self._node.buffer is not None
+            Device[self.device].upload(self._node.buffer, realizing.read(new._node))
+            return self
+        node = self.node  # captured before it is replaced
+        wants_grad = node.owner is not None
+        source = new.cast(self.dtype)._source()
+        if wants_grad:
+            self._own(source, True)
+        else:
+            self._node = nodes.make("barrier", (source,))
+        return self
+
+    def to(self, device: str) -> Tensor:
+        """This Tensor on another device; itself if it is there already."""
+        name = Device.canonical(device)
+        if name == self.device:
+            return self
+        Device[name]
+        return self._apply("copy", name)
+
+    def contiguous(self) -> Tensor:
+        """The same value, laid out in memory of its own when computed."""
+        return self._apply("contiguous")
+
+    def clone(self) -> Tensor:
+        """A copy with the same value and history."""
+        return self._apply("contiguous")
+
+    # --- creation -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def full(cls, shape, value, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
+        """`value` everywhere. Without `dtype`, as a Tensor of that number would have."""
+        sizes = movement.as_shape((shape,) if isinstance(shape, int) else tuple(shape))
+        if any(n < 0 for n in sizes):
+            raise ShapeError(f"full: {sizes} has a negative size")
+        wanted = _scalar_dtype(value) if dtype is None else dtypes.as_dtype(dtype)
+        name = Device.canonical(device) if device else Device.DEFAULT
+        result = cls._wrap(nodes.constant(value, wanted, sizes, name))
+        return result.requires_grad_() if requires_grad else result
+
+    @classmethod
+    def zeros(cls, *shape, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
+        """0.0 everywhere."""
+        return cls.full(movement.as_shape(shape), 0, dtype or dtypes.default_float, device, requires_grad)
+
+    @classmethod
+    def ones(cls, *shape, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
+        """1.0 everywhere."""
+        return cls.full(movement.as_shape(shape), 1, dtype or dtypes.default_float, device, requires_grad)
+
+    @classmethod
+    def empty(cls, *shape, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
+        """Zeros: a value that is never computed costs nothing, so there is no need for rubbish."""
+        return cls.zeros(*shape, dtype=dtype, device=device, requires_grad=requires_grad)
+
+    def full_like(self, value, dtype=None) -> Tensor:
+        """`value` everywhere, in this Tensor's shape, dtype and device."""
+        return Tensor.full(self.shape, value, dtype or self.dtype, self.device)
+
+    def zeros_like(self, dtype=None) -> Tensor:
+        """0 everywhere, in this Tensor's shape, dtype and device."""
+        return self.full_like(0, dtype)
+
+    def ones_like(self, dtype=None) -> Tensor:
+        """1 everywhere, in this Tensor's shape, dtype and device."""
+        return self.full_like(1, dtype)
+
+    @classmethod
+    def arange(cls, start, stop=None, step=1, dtype=None, device: Optional[str] = None) -> Tensor:
+        """start, start + step, ... before stop; from 0 if only one bound is given. int32 unless a bound is a float."""
+        if stop is None:
+            start, stop = 0, start
+        if step == 0:
+            raise ValueError("arange: the step must not be 0")
+        length = max(0, int(np.ceil((stop - start) / step)))
+        name = Device.canonical(device) if device else Device.DEFAULT
+        whole = all(isinstance(v, int) for v in (start, stop, step))
+        wanted = dtypes.as_dtype(dtype) if dtype is not None else dtypes.default_int if whole else dtypes.default_float
+        steps = cls._wrap(nodes.iota(length, name))
+        if whole and wanted == steps.dtype and (start, step) == (0, 1):
+            return steps
+        if whole:
+            return (steps.cast(dtypes.int64) * step + start).cast(wanted)
+        return steps.cast(dtypes.default_float if wanted != dtypes.float64 else wanted).mul(step).add(start).cast(wanted)
+
+    @classmethod
+    def linspace(cls, start: builtins.float, stop: builtins.float, steps: builtins.int, dtype=None, device: Optional[str] = None) -> Tensor:
+        """`steps` numbers evenly spaced from start to stop, both included."""
+        index = cls.arange(steps, device=device).cast(dtypes.default_float)
+        return (index * ((stop - start) / max(steps - 1, 1)) + start).cast(dtype or dtypes.default_float)
+
+    @classmethod
+    def eye(cls, n: builtins.int, m: Optional[builtins.int] = None, dtype=None, device: Optional[str] = None) -> Tensor:
+        """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; square without m."""
+        rows, columns = cls.arange(n, device=device), cls.arange(n if m is None else m, device=device)
+        return (rows.unsqueeze(1) == columns).cast(dtype or dtypes.default_float)
+
+    rand = classmethod(random.rand)
+    randn = classmethod(random.randn)
+    uniform = classmethod(random.uniform)
+    normal = classmethod(random.normal)
+    randint = classmethod(random.randint)
+    manual_seed = classmethod(random.manual_seed)
+    get_rng_state = classmethod(random.get_state)
+    set_rng_state = classmethod(random.set_state)
+
+    # --- operations -----------------------------------------------------------------------------------------------
+
+    exp, expm1, exp2 = elementwise.exp, elementwise.expm1, elementwise.exp2
+    log, log1p, log2 = elementwise.log_, elementwise.log1p, elementwise.log2
+    sin, cos, tan, tanh, erf = elementwise.sin, elementwise.cos, elementwise.tan, elementwise.tanh, elementwise.erf
+    sqrt, rsqrt, square = elementwise.sqrt_, elementwise.rsqrt, elementwise.square
+    neg, reciprocal, abs, sign = elementwise.neg, elementwise.reciprocal, elementwise.abs_, elementwise.sign
+    floor, ceil, trunc, round = elementwise.floor, elementwise.ceil, elementwise.trunc, elementwise.round_
+    sigmoid, relu, silu, swish = elementwise.sigmoid, elementwise.relu, elementwise.silu, elementwise.silu
+    gelu, softplus, elu = elementwise.gelu, elementwise.softplus, elementwise.elu
+    leaky_relu, leakyrelu = elementwise.leaky_relu, elementwise.leaky_relu
+    clip, clamp = elementwise.clip, elementwise.clip
+    maximum, minimum, pow, lerp = elementwise.maximum, elementwise.minimum, elementwise.pow_, elementwise.lerp
+    add, sub, mul, div, mod = elementwise.add, elementwise.sub, elementwise.mul, elementwise.div, elementwise.mod
+    where, masked_fill = elementwise.where, elementwise.masked_fill
+    isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
+    logical_not, bitwise_not = elementwise.logical_not, elementwise.bitwise_not
+    bitwise_and, bitwise_or, bitwise_xor = elementwise.bitwise_and, elementwise.bitwise_or, elementwise.bitwise_xor
+    lshift, rshift = elementwise.lshift, elementwise.rshift
+    cast, bitcast = elementwise.cast, elementwise.bitcast
+    float, half, double = elementwise.float_, elementwise.half, elementwise.double
+    int, long, bool = elementwise.int_, elementwise.long, elementwise.bool_
+
+    __add__ = __radd__ = elementwise.add
+    __sub__, __rsub__ = elementwise.sub, elementwise.rsub
+    __mul__ = __rmul__ = elementwise.mul
+    __truediv__, __rtruediv__ = elementwise.div, elementwise.rdiv
+    __floordiv__, __rfloordiv__ = elementwise.floordiv, elementwise.rfloordiv
+    __mod__, __rmod__ = elementwise.mod, elementwise.rmod
+    __pow__, __rpow__ = elementwise.pow_, elementwise.rpow
+    __and__ = __rand__ = elementwise.bitwise_and
+    __or__ = __ror__ = elementwise.bitwise_or
+    __xor__ = __rxor__ = elementwise.bitwise_xor
+    __lshift__, __rshift__, __invert__ = elementwise.lshift, elementwise.rshift, elementwise.bitwise_not
+    __lt__, __gt__, __le__, __ge__ = elementwise.lt, elementwise.gt, elementwise.le, elementwise.ge
+    __eq__, __ne__ = elementwise.eq, elementwise.ne  # type: ignore[assignment]
+    __neg__, __abs__ = elementwise.neg, elementwise.abs_
+
+    sum, prod, mean, var, std = reduction.sum_, reduction.prod_, reduction.mean, reduction.var, reduction.std
+    max, min, argmax, argmin = reduction.max_, reduction.min_, reduction.argmax, reduction.argmin
+    any, all, cumsum = reduction.any_, reduction.all_, reduction.cumsum
+    softmax, log_softmax, logsumexp = reduction.softmax, reduction.log_softmax, reduction.logsumexp
+    layernorm = reduction.layernorm
+
+    reshape, view, permute, transpose = movement.reshape, movement.reshape, movement.permute, movement.transpose
+    expand, broadcast_to, flip, shrink, pad = (
+        movement.expand, movement.broadcast_to, movement.flip, movement.shrink, movement.pad,
+    )  # fmt: skip
+    squeeze, unsqueeze, flatten, unflatten = (
+        movement.squeeze, movement.unsqueeze, movement.flatten, movement.unflatten,
+    )  # fmt: skip
+    repeat, split, chunk = movement.repeat, movement.split, movement.chunk
+    take, gather = movement.take, movement.gather
+    __getitem__, __setitem__ = movement.getitem, movement.setitem
+
+    matmul, dot, linear = products.matmul, products.matmul, products.linear
+    __matmul__, __rmatmul__ = products.matmul, products.rmatmul
+    scaled_dot_product_attention = products.scaled_dot_product_attention
+    dropout = random.dropout
+
+    @property
+    def T(self) -> Tensor:
+        """All axes in reverse order."""
+        return self.permute(*range(self.ndim)[::-1])
+
+    def tril(self, diagonal=0) -> Tensor:
+        """The last two axes' lower triangle, zeros above the given diagonal."""
+        return _triangle(self, diagonal, lower=True)
+
+    def triu(self, diagonal=0) -> Tensor:
+        """The last two axes' upper triangle, zeros below the given diagonal."""
+        return _triangle(self, diagonal, lower=False)
+
+    @staticmethod
+    def cat(*tensors, dim=0) -> Tensor:
+        """Tensors (or one list of them) one after another along `dim`."""
+        return movement.cat(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors, dim)
+
+    @staticmethod
+    def stack(*tensors, dim=0) -> Tensor:
+        """Tensors (or one list of them) of one shape side by side along a new dimension `dim`."""
+        return movement.stack(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors, dim)
+
+
+def _triangle(x: Tensor, diagonal, lower) -> Tensor:
+    rows, columns = (Tensor.arange(n, device=x.device) for n in x.shape[-2:])
+    distance = columns - rows.unsqueeze(1)
+    return (distance <= diagonal if lower else distance >= diagonal).where(x, 0)
+
+
+def _scalar_dtype(value) -> DType:
+    if isinstance(value, (bool, np.bool_)):
+        return dtypes.bool_
+    return dtypes.default_int if isinstance(value, (int, np.integer)) else dtypes.default_float
+
+
+def _leaf_from(data: Any, wanted: Optional[DType], device: str) -> Node:
+    """A node for data from outside. Numbers become constants; arrays and lists are copied to the device."""
+    if isinstance(data, (bool, int, float)):
+        Device[device]
+        return nodes.constant(data, wanted or _scalar_dtype(data), (), device)
+    if isinstance(data, (np.ndarray, np.generic)):
+        array = np.asarray(data)
+    else:
+        try:
+            array = np.array(_numbers(data))
+        except ValueError as error:
+            raise ShapeError(f"Tensor: the nested lists do not form a rectangle ({error})") from None
+        if wanted is None and array.dtype.kind in "fiu":
+            wanted = dtypes.default_float if array.dtype.kind == "f" or array.size == 0 else _int_dtype(array)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"Tensor: {type(data).__name__} of {array.dtype} is not numbers")
+    dtype = wanted or dtypes.as_dtype(array.dtype)
+    return nodes.leaf(array.shape, dtype, device, realizing.write(array.astype(dtype, copy=False), dtype, device))
+
+
+def _int_dtype(array: np.ndarray) -> DType:
+    fits = array.size == 0 or (int(array.min()) >= -(2**31) and int(array.max()) < 2**31)
+    return dtypes.default_int if fits else dtypes.as_dtype(array.dtype)
+
+
+def _numbers(data: Any) -> Any:
+    """Nested lists with Tensors in them read."""
+    if isinstance(data, Tensor):
+        return data.numpy()
+    return [_numbers(item) for item in data] if isinstance(data, (list, tuple)) else data

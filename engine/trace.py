@@ -1,0 +1,167 @@
+"""Tracing: what a function does to Tensors, recorded once.
+
+While a trace is active nothing is computed. A Tensor from outside that is read shows a stand-in leaf in place of its
+value; assigning to it, or to its `.grad`, rebinds the name as ever. At the end the trace knows which Tensors were
+captured and which of them were bound to something new, and puts everything back. `jit.py` makes a plan of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional
+
+from . import node as nodes
+from . import realize as realizing
+from .node import Node
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+_active: Optional[Trace] = None
+
+
+def active() -> Optional[Trace]:
+    """The trace in progress, or None."""
+    return _active
+
+
+def forbid(what: str) -> None:
+    """Raise if a value is asked for while there are none."""
+    if _active is not None:
+        raise RuntimeError(
+            f"{what} while jit traces {_active.name}: there are no values yet; "
+            "return the Tensor and read it outside the function"
+        )
+
+
+def depend(owner: Any, attribute: str) -> None:
+    """While tracing: replay what is traced now only while `owner.attribute` has the value that it has now."""
+    if _active is not None:
+        _active.guards.append((owner, attribute, getattr(owner, attribute)))
+
+
+@dataclass
+class Capture:
+    """A Tensor from outside, as it was before the trace, its stand-in, and (after the trace) what it was bound to."""
+
+    tensor: Tensor
+    node: Node
+    stand_in: Node
+    grad: Optional[Tensor]
+    new_node: Optional[Node] = None
+    new_grad: Optional[Tensor] = None
+    grad_changed: bool = False
+
+
+class Trace:
+    """A context in which Tensor operations are recorded. After it, `captures` tells what was read and rebound."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.captures: dict[int, Capture] = {}
+        self.guards: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> Trace:
+        global _active
+        assert _active is None
+        _active = self
+        return self
+
+    def __exit__(self, *exc) -> None:
+        global _active
+        _active = None
+        for capture in self.captures.values():
+            tensor = capture.tensor
+            if tensor._node is not capture.stand_in:
+                capture.new_node = tensor._node
+            if tensor._grad is not capture.grad:
+                capture.new_grad, capture.grad_changed = tensor._grad, True
+            tensor._node, tensor._grad = capture.node, capture.grad
+
+    def capture(self, tensor: Tensor) -> None:
+        """Show `tensor` as a stand-in leaf from now on."""
+        if id(tensor) in self.captures:
+            return
+        node = tensor._node
+        if node.requires_grad and node.owner is None:
+            raise RuntimeError(
+                f"jit: {self.name} reads a Tensor of shape {node.shape} that was computed outside from something with "
+                "requires_grad=True; gradients do not flow into a replay: detach() it, or compute it inside"
+            )
+        stand_in = nodes.leaf(node.shape, node.dtype, node.device)
+        stand_in.requires_grad = node.requires_grad
+        stand_in.owner = weakref.ref(tensor) if node.owner is not None else None
+        self.captures[id(tensor)] = Capture(tensor, node, stand_in, tensor._grad)
+        tensor._node = stand_in
+
+
+# --- Tensors that are alive ---------------------------------------------------------------------------------------
+
+_waiting: weakref.WeakSet[Tensor] = weakref.WeakSet()
+
+
+def born(tensor: Tensor) -> None:
+    """Remember a Tensor whose value is not in memory."""
+    _waiting.add(tensor)
+
+
+def realize_tensors(tensors: list[Tensor]) -> None:
+    """Realise Tensors; where state is replaced, also what is alive and was computed from what it replaces.
+
+    After an optimiser's step the loss, or a running total of it, would otherwise keep the graph of the step and all its
+    activations alive until somebody reads it.
+    """
+    wanted = [t._node for t in tensors]
+    if any(n.op == "barrier" and n.buffer is None for n in wanted):
+        wanted += [t._node for t in _sharing(wanted)]
+    realizing.realize(wanted)
+
+
+def _sharing(wanted: list[Node]) -> Iterable[Tensor]:
+    """Waiting Tensors that need some value which `wanted` needs too."""
+    unrealised = lambda n: () if n.buffer is not None else n.src  # noqa: E731
+    shares = {n: True for n in nodes.topological(wanted, unrealised) if n.buffer is None and n.src}
+    for tensor in list(_waiting):
+        if tensor._node.buffer is not None:
+            _waiting.discard(tensor)
+            continue
+        for n in nodes.topological([tensor._node], lambda n: () if n in shares or n.buffer is not None else n.src):
+            if n not in shares and n.src and n.buffer is None:
+                shares[n] = any(shares.get(s, False) for s in n.src)
+        if shares.get(tensor._node, False):
+            yield tensor
+
+
+# --- who else holds a value ---------------------------------------------------------------------------------------
+
+
+class _Holder:
+    __slots__ = ("_node",)
+
+
+def _references(holder: Any) -> tuple[int, int]:
+    node = holder._node
+    buffer = node.buffer
+    return sys.getrefcount(node), sys.getrefcount(buffer)
+
+
+def _calibrate() -> tuple[int, int]:
+    holder = _Holder()
+    holder._node = nodes.leaf((), nodes.DType("float32"), "NUMPY")
+    holder._node.buffer = object()  # type: ignore[assignment]
+    return _references(holder)
+
+
+_ALONE = _calibrate()
+
+
+def alone(tensor: Tensor) -> bool:
+    """Whether this name is the only holder of its value, so that the value's memory may be overwritten.
+
+    Counted by the interpreter's own reference counts: a view, a detached copy or a graph that still reads the value
+    holds the node or its buffer.
+    """
+    return tensor._node.op in ("buffer", "barrier") and not tensor._node.src and _references(tensor) == _ALONE
