@@ -52,7 +52,7 @@ class OpenCLBackend(Backend):
             raise DeviceError(f"{name} ({device.name.strip()}) cannot be opened: {error}") from error
         index = int(name.partition(":")[2] or 0)
         self.info = describe(device, index)
-        self.shapes = shapes or shapes_for(kind_of(device), device.platform.name, device.version)
+        self.shapes = shapes or shapes_for(kind_of(device), device.platform.name, device.platform.version)
         self.vectors_aligned = device.mem_base_addr_align // 8 >= 128 or self.shapes.dot_vector * 4 <= 16
         self.options = ["-cl-std=CL1.2"]
         if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
@@ -251,9 +251,8 @@ def _key(kernel: Kernel, specialise: bool) -> tuple:
 
 
 def _identifier(name: str) -> str:
-    return "k_" + re.sub(r"\W+", "_", name, flags=re.ASCII)[:60] if not name[:1].isalpha() else re.sub(
-        r"\W+", "_", name, flags=re.ASCII
-    )[:60]
+    """A kernel's name as C can spell it."""
+    return re.sub(r"\W+|^(?=\d)", "_", name, flags=re.ASCII)[:60]
 
 
 def _digest(text: str) -> str:

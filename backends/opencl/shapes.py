@@ -41,7 +41,7 @@ TABLE = {
 
 
 def shapes_for(kind: str, platform: str, version: str) -> Shapes:
-    """The row of the table for a device: `kind` is "cpu", "gpu" or "accelerator"; the others are OpenCL's own strings."""
+    """The row of the table for a device: `kind` is "cpu", "gpu" or "accelerator"; the others the platform's own strings."""
     if kind != "cpu":
         return TABLE["gpu"]
     if platform == "Portable Computing Language" and "PoCL 3.0" in version:
