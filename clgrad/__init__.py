@@ -8,6 +8,16 @@
 from .backends import dtypes
 from .backends.base import DeviceError
 from .engine.device import Device
+from .engine.jit import jit
 from .engine.tensor import Tensor
 
-__all__ = ["Device", "DeviceError", "Tensor", "dtypes"]
+__all__ = ["Device", "DeviceError", "Tensor", "dtypes", "jit", "nn"]
+
+
+def __getattr__(name: str):
+    """`nn` and `models` are imported when they are first named."""
+    if name in ("nn", "models"):
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -120,6 +120,13 @@ def copy(source: Buffer, node: Node, target: Buffer) -> None:
     target.backend.upload(target, source.backend.download(source, node.dtype, prod(node.shape)))
 
 
+def duplicate(source: Buffer, node: Node) -> Buffer:
+    """A new buffer with the same bytes, on the same device."""
+    target = Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize)
+    copy(source, node, target)
+    return target
+
+
 def write_back(image: dict[Node, Node]) -> None:
     """Give the user's nodes the buffers of their simplified images, and let finished history go."""
     for node, simple in image.items():

@@ -38,6 +38,11 @@ from .ops import ShapeError
 _grad_enabled = True
 
 
+def grad_enabled() -> bool:
+    """Whether results keep their differentiable history at the moment."""
+    return _grad_enabled
+
+
 class no_grad:
     """A context, or a decorator, in which results have no differentiable history."""
 
@@ -280,14 +285,14 @@ class Tensor:
         """The gradient that `backward()` left here, or None."""
         tracing = trace.active()
         if tracing is not None and self._born is not tracing:
-            tracing.capture(self)
+            tracing.reads_grad(self)
         return self._grad
 
     @grad.setter
     def grad(self, value: Optional[Tensor]) -> None:
         tracing = trace.active()
         if tracing is not None and self._born is not tracing:
-            tracing.capture(self)
+            tracing.sets_grad(self)
         if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
             raise ShapeError(f"grad: {value.dtype} {value.shape} is no gradient of {self.dtype} {self.shape}")
         self._grad = value
@@ -303,10 +308,11 @@ class Tensor:
             if tensor is None:
                 continue
             part = Tensor._wrap(g if create_graph or not g.requires_grad else nodes.make("detach", (g,)))
-            if tensor._grad is None:
+            before = tensor.grad
+            if before is None:
                 tensor.grad = part
             else:
-                tensor._grad.assign(tensor._grad + part)
+                before.assign(before + part)
 
     def gradient(self, *targets: Tensor, gradient: Optional[Tensor] = None) -> list[Tensor]:
         """The gradients of this Tensor for each of `targets`, differentiable in turn; `.grad` is left alone.

@@ -54,6 +54,8 @@ class Capture:
     new_node: Optional[Node] = None
     new_grad: Optional[Tensor] = None
     grad_changed: bool = False
+    grad_read: bool = False  # the trace asked what `.grad` was before it set it
+    grad_set: bool = False
 
 
 class Trace:
@@ -77,9 +79,19 @@ class Trace:
             tensor = capture.tensor
             if tensor._node is not capture.stand_in:
                 capture.new_node = tensor._node
-            if tensor._grad is not capture.grad:
+            if tensor._grad is not capture.grad or capture.grad_set:
                 capture.new_grad, capture.grad_changed = tensor._grad, True
             tensor._node, tensor._grad = capture.node, capture.grad
+
+    def reads_grad(self, tensor: Tensor) -> None:
+        """What follows may depend on whether `tensor.grad` was there before."""
+        self.capture(tensor)
+        capture = self.captures[id(tensor)]
+        capture.grad_read = capture.grad_read or not capture.grad_set
+
+    def sets_grad(self, tensor: Tensor) -> None:
+        self.capture(tensor)
+        self.captures[id(tensor)].grad_set = True
 
     def capture(self, tensor: Tensor) -> None:
         """Show `tensor` as a stand-in leaf from now on."""
@@ -100,12 +112,13 @@ class Trace:
 
 # --- Tensors that are alive ---------------------------------------------------------------------------------------
 
-_waiting: weakref.WeakSet[Tensor] = weakref.WeakSet()
+_waiting: dict[int, weakref.ref] = {}  # by identity: equality of Tensors is itself a Tensor
 
 
 def born(tensor: Tensor) -> None:
     """Remember a Tensor whose value is not in memory."""
-    _waiting.add(tensor)
+    key = id(tensor)
+    _waiting[key] = weakref.ref(tensor, lambda _: _waiting.pop(key, None))
 
 
 def realize_tensors(tensors: list[Tensor]) -> None:
@@ -124,9 +137,10 @@ def _sharing(wanted: list[Node]) -> Iterable[Tensor]:
     """Waiting Tensors that need some value which `wanted` needs too."""
     unrealised = lambda n: () if n.buffer is not None else n.src  # noqa: E731
     shares = {n: True for n in nodes.topological(wanted, unrealised) if n.buffer is None and n.src}
-    for tensor in list(_waiting):
-        if tensor._node.buffer is not None:
-            _waiting.discard(tensor)
+    for key, reference in list(_waiting.items()):
+        tensor = reference()
+        if tensor is None or tensor._node.buffer is not None:
+            _waiting.pop(key, None)
             continue
         for n in nodes.topological([tensor._node], lambda n: () if n in shares or n.buffer is not None else n.src):
             if n not in shares and n.src and n.buffer is None:
@@ -165,3 +179,44 @@ def alone(tensor: Tensor) -> bool:
     holds the node or its buffer.
     """
     return tensor._node.op in ("buffer", "barrier") and not tensor._node.src and _references(tensor) == _ALONE
+
+
+def _grad_references(holder: Any) -> tuple[int, int, int]:
+    grad = holder._node
+    node = grad._node
+    buffer = node.buffer
+    return sys.getrefcount(grad), sys.getrefcount(node), sys.getrefcount(buffer)
+
+
+def _calibrate_grad() -> tuple[int, int, int]:
+    outer, inner = _Holder(), _Holder()
+    inner._node = nodes.leaf((), nodes.DType("float32"), "NUMPY")
+    inner._node.buffer = object()  # type: ignore[assignment]
+    outer._node = inner
+    del inner
+    return _grad_references(outer)
+
+
+_ALONE_GRAD = _calibrate_grad()
+
+
+class _GradOf:
+    """A Tensor's `.grad` seen as the one thing that a holder holds."""
+
+    __slots__ = ("_tensor",)
+
+    def __init__(self, tensor: Any):
+        self._tensor = tensor
+
+    @property
+    def _node(self) -> Any:
+        return self._tensor._grad
+
+
+def sole_grad(tensor: Tensor) -> bool:
+    """Whether `tensor.grad` is a leaf that nobody but `tensor` holds, down to its memory."""
+    grad = tensor._grad
+    if grad is None or grad._node.op != "buffer":
+        return False
+    del grad
+    return _grad_references(_GradOf(tensor)) == _ALONE_GRAD

@@ -1,0 +1,432 @@
+"""jit: trace a function once, replay the plan ever after.
+
+Comes in: a Python function of Tensors. Goes out: a callable that does the same. The first call with a signature
+(shapes, dtypes, devices, the other arguments, and whatever the trace depended on) traces the function, schedules
+everything that it returns or rebinds as one graph, and plans its memory; that call and every later one runs the very
+same plan. A replay builds no node, compiles nothing, and allocates nothing but the Tensors that it returns.
+
+A trace captures names, not buffers. Each replay reads what every captured Tensor is bound to at that moment, and binds
+anew, `.grad` included, what the function bound. A new value goes into the memory of the old one if the schedule reads
+the old one no later than that element is written, and nobody else holds it; otherwise into a spare buffer, and the two
+take turns.
+
+>>> from clgrad import Tensor, jit
+>>> total = Tensor([0.0])
+>>> @jit
+... def add(x):
+...     total.assign(total + x)
+...     return total * 2
+>>> [add(Tensor([float(i)])).item() for i in range(4)], add.traces
+([0.0, 2.0, 6.0, 12.0], 1)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from math import prod
+from typing import Any, Optional
+
+from ..backends.base import Buffer
+from . import debug, random, tensor, trace
+from . import node as nodes
+from . import realize as realizing
+from .device import Device
+from .memory import Life, place
+from .node import Node
+from .schedule import Schedule, schedule
+from .simplify import simplify
+from .tensor import Tensor
+from .trace import Capture
+
+
+class jit:
+    """Decorator: `step = jit(step)`.
+
+    The function may return Tensors, None, and tuples, lists and dicts of them. `traces` counts the signatures traced.
+    Numbers that change from call to call must come as 0-d Tensors, or each value is a signature of its own.
+    Raises TypeError for a result that is no Tensor, RuntimeError when a value is read inside.
+    """
+
+    def __init__(self, function: Callable):
+        self.function = function
+        self.plans: dict[Hashable, list[Plan]] = {}
+        self.traces = 0
+        functools.update_wrapper(self, function)
+
+    def __get__(self, instance, owner=None):
+        """A jitted method: one set of plans for each instance, kept in its dictionary."""
+        if instance is None:
+            return self
+        bound = jit(self.function.__get__(instance, owner))
+        instance.__dict__[self.function.__name__] = bound
+        return bound
+
+    def __call__(self, *args, **kwargs):
+        if trace.active() is not None:  # inside another traced function: part of it
+            return self.function(*args, **kwargs)
+        tensors: list[Tensor] = []
+        key = (_signature((args, kwargs), tensors), tensor.grad_enabled())
+        for plan in self.plans.get(key, ()):
+            if plan.holds():
+                return plan.run(tensors)
+        plan = Plan(self.function, args, kwargs, tensors)
+        self.plans.setdefault(key, []).append(plan)
+        self.traces += 1
+        return plan.run(tensors)
+
+    @property
+    def last(self) -> Plan:
+        """The plan traced last, for those who want to look at its schedule."""
+        return list(self.plans.values())[-1][-1]
+
+
+def _signature(value: Any, tensors: list[Tensor]) -> Hashable:
+    """What must be equal for a plan to serve again; Tensors are appended to `tensors` on the way."""
+    if isinstance(value, Tensor):
+        place = next((i for i, t in enumerate(tensors) if t is value), len(tensors))
+        if place == len(tensors):
+            tensors.append(value)
+        node = value._node
+        return place, node.shape, node.dtype, node.device, node.requires_grad
+    if isinstance(value, (tuple, list)):
+        return type(value).__name__, *(_signature(v, tensors) for v in value)
+    if isinstance(value, dict):
+        return "dict", *((k, _signature(v, tensors)) for k, v in value.items())
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"jit: an argument of type {type(value).__name__} cannot be part of a signature; "
+            "pass a Tensor, a hashable value, or a tuple, list or dict of those"
+        ) from None
+    return type(value).__name__, value
+
+
+def _outputs(value: Any, found: list[Tensor], name: str) -> Any:
+    """The structure of a result with each Tensor replaced by its number in `found`."""
+    if isinstance(value, Tensor):
+        found.append(value)
+        return len(found) - 1
+    if value is None:
+        return None
+    if isinstance(value, (tuple, list)):
+        parts = [_outputs(v, found, name) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {k: _outputs(v, found, name) for k, v in value.items()}
+    raise TypeError(
+        f"jit: {name} returned a {type(value).__name__}; a replay can only return Tensors (and tuples, lists and dicts "
+        "of them), because everything else would keep the value that it had while tracing"
+    )
+
+
+def _filled(structure: Any, results: list[Tensor]) -> Any:
+    if structure is None:
+        return None
+    if isinstance(structure, int):
+        return results[structure]
+    if isinstance(structure, dict):
+        return {k: _filled(v, results) for k, v in structure.items()}
+    parts = [_filled(v, results) for v in structure]
+    return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
+
+
+class Captured:
+    """One captured Tensor of a plan: where to find it at a replay, and what the replay binds it to."""
+
+    __slots__ = ("tensor", "argument", "parent", "stand_in", "shape", "dtype", "device", "has_grad", "grad_read", "requires_grad",
+                 "value", "grad", "grad_changed", "donated")  # fmt: skip
+
+    def __init__(self, capture: Capture, argument: Optional[int]):
+        self.tensor: Optional[Tensor] = None if argument is not None else capture.tensor
+        self.argument = argument
+        self.parent: Optional[Captured] = None  # this Tensor is the .grad of that one
+        self.stand_in = capture.stand_in
+        node = capture.node
+        self.shape, self.dtype, self.device, self.requires_grad = node.shape, node.dtype, node.device, node.requires_grad
+        self.has_grad = capture.grad is not None
+        self.grad_read = capture.grad_read
+        self.value: Optional[int] = None  # number of the result that it is bound to
+        self.grad: Optional[int] = None
+        self.grad_changed = capture.grad_changed
+        self.donated = False
+
+    def find(self, arguments: list[Tensor]) -> Tensor:
+        if self.argument is not None:
+            return arguments[self.argument]
+        if self.parent is not None:
+            grad = self.parent.find(arguments)._grad
+            assert grad is not None
+            return grad
+        assert self.tensor is not None
+        return self.tensor
+
+    def holds(self) -> bool:
+        """Whether the captured Tensor still is what was traced. Arguments are checked by the signature."""
+        t = self.tensor
+        if t is None or self.parent is not None:
+            return True
+        node = t._node
+        return (
+            node.shape == self.shape
+            and node.dtype == self.dtype
+            and node.device == self.device
+            and node.requires_grad == self.requires_grad
+            and (not self.grad_read or (t._grad is not None) == self.has_grad)
+        )
+
+
+class Plan:
+    """One traced signature: a schedule, its executables, and where every value lies.
+
+    `schedule.steps` are the kernels in order; `arena_bytes` is the memory shared by all intermediate values.
+    """
+
+    def __init__(self, function: Callable, args, kwargs, arguments: list[Tensor]):
+        name = getattr(function, "__name__", "the function")
+        for generator in random.generators():
+            generator.settle()
+        found: list[Tensor] = []
+        tracing = trace.Trace(name)
+        with tracing:
+            self.structure = _outputs(function(*args, **kwargs), found, name)
+            for generator in random.generators():
+                generator.settle()
+            returned = [t.node for t in found]
+        for state in random.generators():  # what this trace reserved is counted by the plan
+            state.pending = 0
+        self.guards = tracing.guards
+        self._collect(tracing, arguments, returned)
+        self._build()
+
+    # --- from the trace to a plan -------------------------------------------------------------------------------
+
+    def _collect(self, tracing: trace.Trace, arguments: list[Tensor], returned: list[Node]) -> None:
+        """What the plan reads (`captures`) and what it has to produce (`results`)."""
+        number_of = {id(t): i for i, t in enumerate(arguments)}
+        captures = list(tracing.captures.values())
+        self.captures = [Captured(c, number_of.get(id(c.tensor))) for c in captures]
+        by_tensor = {id(c.tensor): captured for c, captured in zip(captures, self.captures, strict=True)}
+        results: list[Node] = []
+        places: dict[Node, int] = {}
+
+        def result(node: Node) -> int:
+            own = node if node.op == "barrier" else nodes.make("contiguous", (node,))
+            if own not in places:
+                places[own] = len(results)
+                results.append(own)
+            return places[own]
+
+        for capture, captured in zip(captures, self.captures, strict=True):
+            if capture.grad is not None and id(capture.grad) in by_tensor:
+                by_tensor[id(capture.grad)].parent = captured
+            if capture.new_node is not None:
+                captured.value = result(capture.new_node)
+            if captured.grad_changed and capture.new_grad is not None:
+                captured.grad = result(capture.new_grad._node)
+        self.returned = [result(node) for node in returned]
+        self.results = results
+
+    def _build(self) -> None:
+        image = simplify(self.results)
+        self.wanted = [image[node] for node in self.results]
+        self.stand_in_images = {c.stand_in: c for c in self.captures}
+        computed = [w for w in dict.fromkeys(self.wanted) if not w.in_memory]
+        self.schedule: Schedule = schedule(computed)
+        self.executables = realizing.lower(self.schedule.steps, specialise=True)
+        self._donate()
+        self._place()
+
+    def _donate(self) -> None:
+        """Which results may overwrite the value that they replace: see `_overwrites`."""
+        written = {node: i for i, step in enumerate(self.schedule.steps) for node in step.outputs}
+        last_read: dict[Node, int] = {}
+        for i, step in enumerate(self.schedule.steps):
+            for node in step.inputs:
+                last_read[node] = i
+        results_used = [c.grad for c in self.captures] + list(self.returned)
+        for captured in self.captures:
+            if captured.value is None:
+                continue
+            node = self.wanted[captured.value]
+            step = written.get(node)
+            shared = self.wanted.count(node) > 1 or captured.value in results_used
+            if step is None or shared or captured.stand_in in self.wanted:
+                continue
+            last = last_read.get(captured.stand_in, -1)
+            captured.donated = last < step or (last == step and self._overwrites(step, captured.stand_in, node))
+
+    def _overwrites(self, number: int, old: Node, new: Node) -> bool:
+        """Whether a step reads `old` only at the very element of `new` that it is about to write."""
+        step = self.schedule.steps[number]
+        kernel = step.kernel
+        if kernel is None or kernel.kind != "loop":
+            return False
+        slot = step.inputs.index(old)
+        view = kernel.outputs[step.outputs.index(new)].view
+        for instr in kernel.body:
+            if instr.op in ("load", "gather") and instr.arg[0] == slot and (instr.op != "load" or instr.arg[1] != view):
+                return False
+        return True
+
+    def _place(self) -> None:
+        """Put the intermediate values of each device into arenas."""
+        steps = self.schedule.steps
+        final = set(self.wanted)
+        first = {node: i for i, step in enumerate(steps) for node in step.outputs if node not in final}
+        last = {node: i for i, step in enumerate(steps) for node in (*step.outputs, *step.inputs)}
+        self.fixed: dict[Node, Buffer] = {}
+        self.arena_bytes = 0
+        for device in dict.fromkeys(node.device for node in first):
+            own = [node for node in first if node.device == device]
+            backend = Device[device]
+            lives = [Life(prod(n.shape) * n.dtype.itemsize, first[n], last[n]) for n in own]
+            places, sizes = place(lives, backend.alignment, backend.describe().largest_allocation)
+            arenas = [backend.allocate(size) for size in sizes]
+            self.arena_bytes += sum(sizes)
+            for node, life, (arena, offset) in zip(own, lives, places, strict=True):
+                self.fixed[node] = arenas[arena].slice(offset, life.nbytes)
+        self.launches: list[Any] = [None] * len(steps)
+        self.bound: list[Optional[list[tuple[Any, int]]]] = [None] * len(steps)
+        self.variable = [
+            any(node not in self.fixed for node in (*step.inputs, *step.outputs)) for step in steps
+        ]
+        self.spare: dict[int, Buffer] = {}
+
+    # --- replay -------------------------------------------------------------------------------------------------
+
+    def holds(self) -> bool:
+        """Whether everything that the trace depended on still is so."""
+        return all(getattr(o, a) == v for o, a, v in self.guards) and all(c.holds() for c in self.captures)
+
+    def run(self, arguments: list[Tensor]) -> Any:
+        """One replay: the results, in the structure that the function returned."""
+        for generator in random.generators():
+            generator.settle()
+        targets = [c.find(arguments) for c in self.captures]
+        _own_memory(targets)
+        alone = [trace.alone(t) for t in targets]  # asked before anything here holds their buffers too
+        buffers: dict[Node, Buffer] = {}
+        for captured, t in zip(self.captures, targets, strict=True):
+            assert t._node.buffer is not None
+            buffers[captured.stand_in] = t._node.buffer
+        grads = [self._old_grad(c, t) for c, t in zip(self.captures, targets, strict=True)]
+        output = self._output_buffers(targets, alone, grads)
+        for number, node in enumerate(self.wanted):
+            if node not in buffers and node.buffer is None:
+                buffers[node] = output[number]
+        self._launch(buffers)
+        for number, node in enumerate(self.wanted):
+            if node.in_memory:  # returned as it came in: a copy, so that it stays what it was
+                output[number] = realizing.duplicate(buffers.get(node) or node.buffer, node)  # type: ignore[arg-type]
+        self._rebind(targets, alone, grads, output)
+        results = [Tensor._wrap(self._leaf(number, output)) for number in self.returned]
+        return _filled(self.structure, results)
+
+    def _old_grad(self, captured: Captured, t: Tensor) -> Optional[Tensor]:
+        """The Tensor in `.grad`, if the plan replaces it and nobody else holds it: its memory serves again."""
+        if captured.grad is None or t._grad is None or not trace.sole_grad(t):
+            return None
+        return t._grad
+
+    def _output_buffers(
+        self, targets: list[Tensor], alone: list[bool], grads: list[Optional[Tensor]]
+    ) -> dict[int, Buffer]:
+        output: dict[int, Buffer] = {}
+        for captured, t, sole, grad in zip(self.captures, targets, alone, grads, strict=True):
+            if captured.value is not None and captured.donated and sole:
+                assert t._node.buffer is not None
+                output[captured.value] = t._node.buffer
+            if captured.grad is not None and grad is not None and captured.grad not in output:
+                assert grad._node.buffer is not None
+                output[captured.grad] = grad._node.buffer
+        for number, node in enumerate(self.wanted):
+            if number not in output and not node.in_memory:
+                spare = self.spare.pop(number, None)
+                output[number] = spare or Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize)
+        first: dict[Node, int] = {}  # results that are one node share its buffer
+        for number, node in enumerate(self.wanted):
+            if node in first:
+                output[number] = output[first[node]]
+            first.setdefault(node, number)
+        return output
+
+    def _launch(self, buffers: dict[Node, Buffer]) -> None:
+        level = debug.level()
+        for number, step in enumerate(self.schedule.steps):
+            launch = self.launches[number]
+            if launch is None or self.variable[number]:
+                used = [
+                    self.fixed.get(node) or buffers.get(node) or node.buffer for node in (*step.inputs, *step.outputs)
+                ]
+                where = [(b.handle, b.offset) for b in used if b is not None]
+                before = self.bound[number]
+                if before is None or any(h is not g or o != p for (h, o), (g, p) in zip(where, before, strict=True)):
+                    launch = self._bind(number, used)
+                    self.launches[number], self.bound[number] = launch, where
+            if level and step.kernel is not None:
+                debug.timed(step, launch, Device[step.outputs[0].device])
+            else:
+                launch()
+        if level:
+            debug.say(f"{len(self.schedule.steps)} kernels, {self.arena_bytes:,} bytes for intermediate values")
+
+    def _bind(self, number: int, used: list) -> Callable[[], Any]:
+        executable = self.executables[number]
+        if executable is None:
+            step = self.schedule.steps[number]
+            return functools.partial(realizing.copy, used[0], step.inputs[0], used[1])
+        return executable.bind(used)
+
+    def _rebind(
+        self, targets: list[Tensor], alone: list[bool], grads: list[Optional[Tensor]], output: dict[int, Buffer]
+    ) -> None:
+        for captured, t, sole, grad in zip(self.captures, targets, alone, grads, strict=True):
+            if captured.grad_changed:
+                if captured.grad is None:
+                    t._grad = None
+                elif grad is None or grad._node.buffer is not output[captured.grad]:
+                    t._grad = Tensor._wrap(self._leaf(captured.grad, output))
+            if captured.value is None:
+                continue
+            new = output[captured.value]
+            old = t._node.buffer
+            if old is new:
+                continue
+            if sole:
+                assert old is not None
+                t._node.buffer = new
+                if self.wanted.count(self.wanted[captured.value]) == 1:
+                    self.spare[captured.value] = old
+            else:
+                leaf = self._leaf(captured.value, output)
+                leaf.requires_grad, leaf.owner = t._node.requires_grad, t._node.owner
+                t._node = leaf
+
+    def _leaf(self, number: int, output: dict[int, Buffer]) -> Node:
+        node = self.wanted[number]
+        return nodes.leaf(node.shape, node.dtype, node.device, output[number])
+
+
+def _own_memory(tensors: list[Tensor]) -> None:
+    """Make every Tensor a leaf with contiguous memory, those that are not yet in one schedule."""
+    pending = []
+    for t in tensors:
+        node = t._node
+        if node.buffer is None or node.src:
+            pending.append(t)
+    if not pending:
+        return
+    fresh = []
+    for t in pending:
+        node = t._node
+        if node.op != "barrier":
+            source = nodes.make("detach", (node,)) if node.requires_grad else node
+            node = nodes.make("barrier", (source,))
+        fresh.append(node)
+    realizing.realize(fresh)
+    for t, node in zip(pending, fresh, strict=True):
+        if node is not t._node:
+            node.requires_grad, node.owner = t._node.requires_grad, t._node.owner
+            t._node = node
