@@ -318,7 +318,8 @@ class _Writer:
         span = "i, j" if self.blocked and shape[0] > 1 else f"0, {shape[0]}"
         if instr.op == "load":
             number, view = instr.arg
-            region = tuple((0, 1) if n == 1 and m != (0, 1) else m for n, m in zip(shape, view.mask, strict=True))
+            held = zip(shape, view.shape, view.mask, strict=True)
+            region = tuple((0, 1) if n == 1 and m == (0, whole) else m for n, whole, m in held)
             extent = tuple(max(hi - lo, 0) for lo, hi in region)
             empty = 0 in extent
             offset = 0 if empty else view.offset + sum(lo * s for (lo, _), s in zip(region, view.strides, strict=True))
