@@ -30,6 +30,7 @@ CHEAP_OPS = 12
 DEEP = 64  # longer chains of elementwise operations are cut, so that kernels stay of a size compilers like
 LARGEST_BODY = 320  # instructions
 MOST_BUFFERS = 56  # inputs and outputs of a merged kernel; OpenCL guarantees 1024 bytes of arguments
+SMALL = 1 << 17  # points of the iteration space of a kernel that is over sooner than the next one is launched
 TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "erf", "expm1", "log1p", "pow", "gather"))
 HEAVY = frozenset((*REDUCE, "dot", "scatter_add", "copy"))
 
@@ -95,6 +96,7 @@ class _Scheduler:
         self._link()
         self._merge_into_readers()
         self._merge_side_by_side()
+        self._merge_small()
         steps = self._steps()
         return Schedule(steps, self.decisions)
 
@@ -200,6 +202,19 @@ class _Scheduler:
                 other = self.group_of[first]
                 if other is not group and not self._try_merge(other, group, "joined: both read the same over one space"):
                     firsts[key] = member
+
+    def _merge_small(self) -> None:
+        """Kernels so short that their launch is most of their cost join, over one space, though they share nothing."""
+        firsts: dict[tuple, Node] = {}
+        for group in list(dict.fromkeys(self.group_of.values())):
+            if group.kind not in ("loop", "row") or _size(group.space) > SMALL:
+                continue
+            member = group.members[0]
+            key = (group.kind, group.space.signature, member.device)
+            first = firsts.setdefault(key, member)
+            other = self.group_of[first]
+            if other is not group and not self._try_merge(other, group, "joined: both are short, over one space"):
+                firsts[key] = member
 
     def _try_merge(self, a: Group, b: Group, reason: str) -> bool:
         """Make one group of `a` and `b` if that is one kernel and nothing has to run between them."""
