@@ -104,7 +104,7 @@ try:
 except OSError as error:
     sys.exit(error.errno)
 """
-    assert subprocess.run([sys.executable, "-c", script]).returncode == errno.EFBIG
+    assert subprocess.run([sys.executable, "-P", "-c", script]).returncode == errno.EFBIG
     assert os.listdir(tmp_path) == ["c"]
     assert_holds(path, 0.5)
 

@@ -137,7 +137,7 @@ def test_top_k_one_and_temperature_zero_are_the_likeliest_text(run, capsys):
 
 
 def test_text_is_streamed(run):
-    command = [sys.executable, "-m", "clgrad", "generate", run, "--device", "NUMPY", "--max-tokens", "100000"]
+    command = [sys.executable, "-P", "-m", "clgrad", "generate", run, "--device", "NUMPY", "--max-tokens", "100000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert len(process.stdout.read(20)) == 20  # long before the text is complete
     process.stdout.close()  # as `head` does
@@ -189,7 +189,7 @@ def test_a_device_that_fails_is_listed_with_its_error(capsys, monkeypatch):
 def without_opencl(*command, **more):
     environment = os.environ | {"OCL_ICD_VENDORS": "/nonexistent", "OCL_ICD_FILENAMES": ""} | more
     environment.pop("CLGRAD_DEVICE", None)
-    return subprocess.run([sys.executable, *command], env=environment | more, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-P", *command], env=environment | more, capture_output=True, text=True)
 
 
 def test_without_opencl_numpy_goes_on_working_and_devices_says_why(tmp_path, run):
@@ -197,7 +197,7 @@ def test_without_opencl_numpy_goes_on_working_and_devices_says_why(tmp_path, run
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.count("  kernel    ok\n") == 1
     assert "default: NUMPY" in listed.stdout
-    assert "OpenCL:  none: " in listed.stdout and "pip install" in listed.stdout
+    assert "OpenCL:  no OpenCL device: " in listed.stdout and "pip install" in listed.stdout
     generated = without_opencl("-m", "clgrad", "generate", run, "--max-tokens", "3", "--temperature", "0")
     assert generated.returncode == 0, generated.stderr
     refused = without_opencl("-m", "clgrad", "generate", run, "--device", "CL")
@@ -209,7 +209,7 @@ def test_without_pyopencl_numpy_goes_on_working_and_devices_says_why():
     listed = without_opencl("-c", hide)
     assert listed.returncode == 0, listed.stderr
     assert "  kernel    ok\n" in listed.stdout
-    assert "OpenCL:  none: " in listed.stdout and "pyopencl" in listed.stdout
+    assert "OpenCL:  no OpenCL device: " in listed.stdout and "pyopencl" in listed.stdout
 
 
 def test_devices_lists_even_when_clgrad_device_names_none():

@@ -15,6 +15,7 @@ a run is evaluated does not change what it trains on.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from collections.abc import Iterable
@@ -39,6 +40,9 @@ class Text:
 
     content: str
     source: str
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_text(file: str = "") -> Text:

@@ -13,7 +13,9 @@ def choose_device(name: str) -> str:
     try:
         return Device.DEFAULT if name == "auto" else Device[name].name
     except DeviceError as error:
-        raise UsageError(f"{error}. Valid here: auto, {', '.join(Device.names())}") from error
+        raise UsageError(
+            f"--device {name}: {str(error).rstrip('.')}. Valid here: auto, {', '.join(Device.names())}"
+        ) from error
 
 
 def print_devices() -> None:
@@ -26,7 +28,7 @@ def print_devices() -> None:
     print(f"default: {reason}")
     missing = why_no_opencl()
     if missing:
-        print(f"OpenCL:  none: {missing}")
+        print(f"OpenCL:  {missing}")
 
 
 def describe(name: str, default: str) -> list[str]:
@@ -59,12 +61,14 @@ def try_kernel(name: str) -> str:
 
 def why_no_opencl() -> str:
     """Why there is no OpenCL device here, and what to do; empty where there is one."""
-    from ..backends.opencl.device import list_devices
+    from ..backends.opencl.device import device_count, open_backend
 
     try:
-        return "" if list_devices() else "its drivers report no device"
+        if not device_count():
+            open_backend()
     except DeviceError as error:
         return str(error)
+    return ""
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,6 @@ every step.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import shlex
@@ -27,7 +26,7 @@ from ..nn.schedule import cosine_with_warmup
 from . import checkpoint as checkpoints
 from . import metrics
 from .config import FIXED_ON_RESUME, Settings, TrainConfig, settings
-from .data import EVALUATION, TRAINING, Vocabulary, batch, load_text, split
+from .data import EVALUATION, TRAINING, Text, Vocabulary, batch, load_text, split
 from .devices import choose_device
 from .errors import Stopped, UsageError
 from .generate import complete
@@ -44,13 +43,9 @@ class Run:
     `loop` trains, `finish` shows what came of it.
     """
 
-    def __init__(self, folder: Path, train: TrainConfig, model: Mapping[str, Any]):
+    def __init__(self, folder: Path, text: Text, train: TrainConfig, model: Mapping[str, Any]):
         self.folder, self.config, self.iteration = folder, train, 0
-        text = load_text(train.data)
-        self.source, self.text_hash = (
-            text.source,
-            hashlib.sha256(text.content.encode("utf-8", "surrogatepass")).hexdigest(),
-        )
+        self.source, self.text_hash = text.source, text.sha256()
         self.vocabulary = Vocabulary.of(text.content)
         self.prompt = "ROMEO:" if "ROMEO:" in text.content else text.content.split(maxsplit=1)[0][:20]
         self.model_config = model_config(model, len(self.vocabulary))
@@ -251,7 +246,7 @@ def train(chosen: Settings) -> None:
     if config.data:
         config = dataclasses.replace(config, data=str(Path(config.data).absolute()))
     folder = free_folder(config)
-    run = Run(folder, dataclasses.replace(config, out=str(folder)), chosen.model)
+    run = Run(folder, load_text(config.data), dataclasses.replace(config, out=str(folder)), chosen.model)
     make_folder(folder)
     follow(run, begin=run.save)
 
@@ -267,9 +262,11 @@ def resume(folder: Path, flags: Mapping[str, Any]) -> None:
         if (name in FIXED_ON_RESUME or name in state["model"]) and value != recorded[name]:
             raise UsageError(f"{name} is {recorded[name]!r} in {folder} and cannot change when it is resumed")
     chosen = settings(recorded | dict(flags))
-    run = Run(folder, dataclasses.replace(chosen.train, device=choose_device(chosen.train.device)), chosen.model)
-    if run.text_hash != state["text_sha256"]:
-        raise UsageError(f"the text ({run.source}) is not the one that {folder} was trained on; pass that with --data")
+    text = load_text(chosen.train.data)
+    if text.sha256() != state["text_sha256"]:
+        raise UsageError(f"the text ({text.source}) is not the one that {folder} was trained on; pass that with --data")
+    config = dataclasses.replace(chosen.train, device=choose_device(chosen.train.device))
+    run = Run(folder, text, config, chosen.model)
     run.restore(checkpoint)
 
     def begin() -> None:
