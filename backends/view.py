@@ -128,8 +128,8 @@ def _reshape(view: View, shape: Shape) -> Optional[View]:
         return View(shape, (0,) * len(shape), 0, None)
     mask = view.mask or tuple((0, n) for n in view.shape)
     # A masked dimension of size 1 that is not whole makes the whole view empty (see _normalised).
-    if any(lo >= hi for lo, hi in mask):
-        return View(shape, (0,) * len(shape), 0, ((0, 0),) * len(shape))
+    if any(lo >= hi for lo, hi in mask):  # and no mask of no dimensions says so
+        return View(shape, (0,) * len(shape), 0, ((0, 0),) * len(shape)) if shape else None
     old = [(n, s, m) for n, s, m in zip(view.shape, view.strides, mask) if n != 1]
     strides: list[int] = []
     masks: list[tuple[int, int]] = []

@@ -94,6 +94,7 @@ def test_a_contiguous_view_reshapes_to_the_contiguous_view(shape, data):
         ((4,), [("pad", ((1, 1),)), ("reshape", (2, 3)), ("permute", (1, 0))]),  # a mask that a split cannot express
         ((2, 3), [("pad", ((1, 1), (0, 0))), ("reshape", (12,)), ("flip", (0,))]),  # one that a merge can
         ((1, 3), [("pad", ((1, 1), (0, 0))), ("shrink", ((0, 1), (0, 3))), ("expand", (2, 3))]),  # wholly outside
+        ((1, 0), [("pad", ((0, 0), (1, 0))), ("reshape", ())]),  # and no dimension left to say so
     ],
 )
 def test_masks_survive_reshapes(shape, steps):
