@@ -1,18 +1,29 @@
 """The fifth table: what each primitive is given in tests, and what it must make of it.
 
-`ELEMENTWISE` says, for each elementwise primitive, on which dtypes it exists, how a Tensor spells it, what it means,
-and how far off it may be in units in the last place. The meaning is written for *wide* operands: floats as extended
-precision, integers as Python's own (object arrays), bool as bool; `narrow` brings it back to the dtype. So no
-oracle can share an overflow or a rounding with the code that it judges.
+`ELEMENTWISE` says what each elementwise primitive means, on which dtypes it exists, and how far off it may be in units
+in the last place. The meaning is written for *wide* operands: floats as extended precision, integers as Python's own
+(object arrays), bool as bool; `narrow` brings the result back to the dtype. So no oracle shares an overflow or a
+rounding with the code that it judges.
+
+`DRAW` has one entry for every primitive of the graph: a function that draws a `Case`, its operands as bases and the
+movement that leads from them to what the primitive is given.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from hypothesis import strategies as st
+from strategies import elements, laid_out, move, movement, shapes
+
+from clgrad import Tensor
+from clgrad.backends.numpy.philox import philox4x32
+from clgrad.engine.composite import Composite
+from clgrad.engine.node import iota, make
 
 BOOL = ("bool",)
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -22,13 +33,13 @@ ALL = BOOL + NUMBERS
 
 
 class Elementwise(NamedTuple):
-    """`spell(*tensors)` and `meaning(*wide arrays)`; `result` is the dtype of the result, None for the operands' own.
+    """`meaning(*wide arrays)`, on the `dtypes` where the primitive exists.
 
-    `ulp` bounds the distance from the exact result rounded once.
+    `result` is the dtype of the result, None for the operands' own. `ulp` bounds the distance from the exact result
+    rounded once.
     """
 
     dtypes: tuple[str, ...]
-    spell: Callable[..., Any]
     meaning: Callable[..., Any]
     arity: int
     ulp: int = 0
@@ -59,34 +70,34 @@ def _shift_right(a, b):
 
 # fmt: off
 ELEMENTWISE: dict[str, Elementwise] = {
-    "neg":        Elementwise(NUMBERS, lambda x: -x, lambda x: -x, 1),
-    "exp":        Elementwise(FLOATS, lambda x: x.exp(), np.exp, 1, 4),
-    "log":        Elementwise(FLOATS, lambda x: x.log(), np.log, 1, 4),
-    "sin":        Elementwise(FLOATS, lambda x: x.sin(), np.sin, 1, 4),
-    "cos":        Elementwise(FLOATS, lambda x: x.cos(), np.cos, 1, 4),
-    "tanh":       Elementwise(FLOATS, lambda x: x.tanh(), np.tanh, 1, 4),
-    "sqrt":       Elementwise(FLOATS, lambda x: x.sqrt(), np.sqrt, 1, 3),
-    "reciprocal": Elementwise(FLOATS, lambda x: x.reciprocal(), lambda x: 1 / x, 1, 3),
-    "erf":        Elementwise(FLOATS, lambda x: x.erf(), _erf, 1, 4),
-    "expm1":      Elementwise(FLOATS, lambda x: x.expm1(), np.expm1, 1, 4),
-    "log1p":      Elementwise(FLOATS, lambda x: x.log1p(), np.log1p, 1, 4),
-    "floor":      Elementwise(FLOATS, lambda x: x.floor(), np.floor, 1),
-    "add":        Elementwise(ALL, lambda a, b: a + b, np.add, 2),
-    "sub":        Elementwise(NUMBERS, lambda a, b: a - b, np.subtract, 2),
-    "mul":        Elementwise(ALL, lambda a, b: a * b, np.multiply, 2),
-    "div":        Elementwise(FLOATS, lambda a, b: a / b, np.divide, 2, 3),
-    "idiv":       Elementwise(INTEGERS, lambda a, b: a // b, _python(lambda x, y: x // y if y else 0, 2), 2),
-    "mod":        Elementwise(NUMBERS, lambda a, b: a % b, _mod, 2),
-    "max":        Elementwise(ALL, lambda a, b: a.maximum(b), np.maximum, 2),
-    "pow":        Elementwise(FLOATS, lambda a, b: a.pow(b), np.power, 2, 4),
-    "lt":         Elementwise(ALL, lambda a, b: a < b, np.less, 2, result="bool"),
-    "eq":         Elementwise(ALL, lambda a, b: a == b, np.equal, 2, result="bool"),
-    "and":        Elementwise(BOOL + INTEGERS, lambda a, b: a & b, np.bitwise_and, 2),
-    "or":         Elementwise(BOOL + INTEGERS, lambda a, b: a | b, np.bitwise_or, 2),
-    "xor":        Elementwise(BOOL + INTEGERS, lambda a, b: a ^ b, np.bitwise_xor, 2),
-    "shl":        Elementwise(INTEGERS, lambda a, b: a << b, _shift_left, 2),
-    "shr":        Elementwise(INTEGERS, lambda a, b: a >> b, _shift_right, 2),
-    "where":      Elementwise(ALL, lambda c, a, b: c.where(a, b), np.where, 3),
+    "neg":        Elementwise(NUMBERS, lambda x: -x, 1),
+    "exp":        Elementwise(FLOATS, np.exp, 1, 4),
+    "log":        Elementwise(FLOATS, np.log, 1, 4),
+    "sin":        Elementwise(FLOATS, np.sin, 1, 4),
+    "cos":        Elementwise(FLOATS, np.cos, 1, 4),
+    "tanh":       Elementwise(FLOATS, np.tanh, 1, 4),
+    "sqrt":       Elementwise(FLOATS, np.sqrt, 1, 3),
+    "reciprocal": Elementwise(FLOATS, lambda x: 1 / x, 1, 3),
+    "erf":        Elementwise(FLOATS, _erf, 1, 4),
+    "expm1":      Elementwise(FLOATS, np.expm1, 1, 4),
+    "log1p":      Elementwise(FLOATS, np.log1p, 1, 4),
+    "floor":      Elementwise(FLOATS, np.floor, 1),
+    "add":        Elementwise(ALL, np.add, 2),
+    "sub":        Elementwise(NUMBERS, np.subtract, 2),
+    "mul":        Elementwise(ALL, np.multiply, 2),
+    "div":        Elementwise(FLOATS, np.divide, 2, 3),
+    "idiv":       Elementwise(INTEGERS, _python(lambda x, y: x // y if y else 0, 2), 2),
+    "mod":        Elementwise(NUMBERS, _mod, 2),
+    "max":        Elementwise(ALL, np.maximum, 2),
+    "pow":        Elementwise(FLOATS, np.power, 2, 4),
+    "lt":         Elementwise(ALL, np.less, 2, result="bool"),
+    "eq":         Elementwise(ALL, np.equal, 2, result="bool"),
+    "and":        Elementwise(BOOL + INTEGERS, np.bitwise_and, 2),
+    "or":         Elementwise(BOOL + INTEGERS, np.bitwise_or, 2),
+    "xor":        Elementwise(BOOL + INTEGERS, np.bitwise_xor, 2),
+    "shl":        Elementwise(INTEGERS, _shift_left, 2),
+    "shr":        Elementwise(INTEGERS, _shift_right, 2),
+    "where":      Elementwise(ALL, np.where, 3),
 }
 # fmt: on
 
@@ -162,3 +173,244 @@ def assert_close(got: np.ndarray, want: np.ndarray, ulp: int = 0, signed_zero: b
     if wrong.any():
         at = tuple(int(i[0]) for i in np.nonzero(wrong)) if got.ndim else ()
         raise AssertionError(f"at {at}: got {got[at]!r}, want {want[at]!r} within {ulp} ulp")
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------
+
+
+class Operand(NamedTuple):
+    """A base array, and the movement primitives that lead from it to what the primitive under test reads."""
+
+    base: np.ndarray
+    steps: tuple[tuple[str, Any], ...] = ()
+
+    def array(self) -> np.ndarray:
+        array = self.base
+        for op, arg in self.steps:
+            array = move(array, op, arg)
+        return np.asarray(array)
+
+    def tensor(self, device: str) -> Tensor:
+        tensor = Tensor(self.base, dtype=self.base.dtype, device=device)
+        for op, arg in self.steps:
+            tensor = Tensor._make(op, tensor, arg=arg)
+        return tensor
+
+
+@dataclass
+class Case:
+    """`op` of `operands` with `arg` is `want`, within `ulp` units in the last place and `slack` besides."""
+
+    op: str
+    operands: list[Operand]
+    arg: Any
+    want: np.ndarray
+    ulp: int = 0
+    slack: np.ndarray | None = None
+
+    def run(self, device: str) -> Tensor:
+        """The Tensor that should have the value `want`, not computed yet."""
+        if self.op in SPECIAL:
+            return SPECIAL[self.op](self, device)
+        return Tensor._make(self.op, *(operand.tensor(device) for operand in self.operands), arg=self.arg)
+
+    def check(self, got: np.ndarray) -> None:
+        if self.slack is None:
+            assert_close(got, self.want, self.ulp, signed_zero=self.op in ELEMENTWISE and self.op != "max")
+            return
+        assert got.dtype == self.want.dtype and got.shape == self.want.shape
+        with np.errstate(invalid="ignore"):
+            near = np.abs(got.astype(np.longdouble) - self.want) <= self.slack
+        same = (got == self.want) | (np.isnan(got) & np.isnan(self.want))
+        assert np.all(near | same), f"{self.op}: got {got!r}, want {self.want!r} within {self.slack!r}"
+
+
+# Primitives that are no function of their operands alone.
+SPECIAL: dict[str, Callable[[Case, str], Tensor]] = {
+    "iota": lambda case, device: Tensor._wrap(iota(case.arg, device)),
+    "copy": lambda case, device: case.operands[0].tensor(device).to("NUMPY").to(device),
+    "composite": lambda case, device: Tensor._wrap(_composite(case.operands[0].tensor(device).node)),
+}
+
+
+def _composite(x):
+    return make("composite", (x, x), Composite("identity", None, lambda arg, g, y, x: (g,)))
+
+
+def _operand(draw, dtype: str, shape, special: bool = True, pool=None) -> Operand:
+    pool = elements(np.dtype(dtype), special) if pool is None else pool
+    return Operand(*draw(laid_out(np.dtype(dtype), shape, pool)))
+
+
+def _draw_elementwise(op: str):
+    def draw_case(draw) -> Case:
+        dtype, shape = draw(st.sampled_from(ELEMENTWISE[op].dtypes)), draw(shapes())
+        dtypes = ["bool", dtype, dtype] if op == "where" else [dtype] * ELEMENTWISE[op].arity
+        operands = [_operand(draw, name, shape) for name in dtypes]
+        return Case(op, operands, None, meaning(op, *(o.array() for o in operands)), ELEMENTWISE[op].ulp)
+
+    return draw_case
+
+
+def _draw_cast(draw) -> Case:
+    target = np.dtype(draw(st.sampled_from(ALL)))
+    x = _operand(draw, draw(st.sampled_from(ALL)), draw(shapes()))
+    return Case("cast", [x], target, cast(x.array(), target))
+
+
+def _draw_bitcast(draw) -> Case:
+    target = np.dtype(draw(st.sampled_from(NUMBERS)))
+    same_width = [name for name in NUMBERS if np.dtype(name).itemsize == target.itemsize]
+    x = _operand(draw, draw(st.sampled_from(same_width)), draw(shapes()))
+    return Case("bitcast", [x], target, np.array(x.array(), order="C").view(target))
+
+
+def _draw_reduce_sum(draw) -> Case:
+    dtype = draw(st.sampled_from(ALL))
+    pool = elements(np.dtype(dtype), special=dtype in INTEGERS)
+    if dtype in FLOATS:
+        pool = pool | st.sampled_from([math.inf, -math.inf, math.nan])
+    x = _operand(draw, dtype, draw(shapes()), pool=pool)
+    array, axes = x.array(), _axes(draw, x.array().ndim)
+    if dtype in BOOL:
+        return Case("reduce_sum", [x], axes, np.logical_or.reduce(array, axes, keepdims=True))
+    with np.errstate(all="ignore"):
+        exact = np.add.reduce(widen(array), axes, keepdims=True) if axes else widen(array)
+        want = narrow(exact, dtype)
+        if dtype in INTEGERS:
+            return Case("reduce_sum", [x], axes, want)
+        scale = np.add.reduce(np.abs(np.nan_to_num(widen(array), posinf=0, neginf=0)), axes, keepdims=True)
+        return Case("reduce_sum", [x], axes, want, slack=_sum_slack(dtype, array.size, scale))
+
+
+def _sum_slack(dtype: str, count: int, scale):
+    """The rounding of a sum of `count` terms whose magnitudes add up to `scale`; float16 is rounded only once."""
+    accumulator = np.finfo("float32" if dtype == "float16" else dtype).eps
+    return scale * (count * accumulator + np.finfo(dtype).eps / 2) + np.finfo(dtype).tiny
+
+
+def _draw_reduce_max(draw) -> Case:
+    dtype = draw(st.sampled_from(ALL))
+    x = _operand(draw, dtype, draw(shapes(sizes=st.sampled_from([1, 2, 3, 5, 17]))))
+    axes = _axes(draw, x.array().ndim)
+    return Case("reduce_max", [x], axes, np.maximum.reduce(x.array(), axes, keepdims=True))
+
+
+def _draw_reduce_prod(draw) -> Case:
+    dtype = draw(st.sampled_from(ALL))
+    pool = elements(np.dtype(dtype))
+    if dtype in FLOATS:  # products that neither overflow nor vanish on the way
+        near_one = st.floats(0.921875, 1.09375, width=16)
+        pool = near_one | near_one.map(lambda v: -v) | st.sampled_from([0.0, 1.0, math.nan])
+    x = _operand(draw, dtype, draw(shapes(max_size=60)), pool=pool)
+    array, axes = x.array(), _axes(draw, x.array().ndim)
+    if dtype in BOOL:
+        return Case("reduce_prod", [x], axes, np.logical_and.reduce(array, axes, keepdims=True))
+    exact = np.multiply.reduce(widen(array), axes, keepdims=True) if axes else widen(array)
+    want = narrow(exact, dtype)
+    slack = np.abs(exact) * (array.size + 1) * np.finfo(dtype).eps if dtype in FLOATS else None
+    return Case("reduce_prod", [x], axes, want, slack=slack)
+
+
+def _axes(draw, rank: int) -> tuple[int, ...]:
+    return tuple(a for a in range(rank) if draw(st.booleans()))
+
+
+def _draw_movement(op: str):
+    def draw_case(draw) -> Case:
+        x = _operand(draw, draw(st.sampled_from(ALL)), draw(shapes()))
+        _, arg = draw(movement(x.array().shape, ops=(op,)))
+        return Case(op, [x], arg, np.array(move(x.array(), op, arg)))
+
+    return draw_case
+
+
+def _draw_dot(draw) -> Case:
+    dtype = draw(st.sampled_from(NUMBERS))
+    batch = draw(st.sampled_from([(), (), (1,), (3,), (2, 2), (0,)]))
+    size = st.sampled_from([0, 1, 2, 3, 7, 16, 33])
+    m, k, n = draw(size), draw(size), draw(size)
+    a, b = (_operand(draw, dtype, (*batch, *shape), special=dtype in INTEGERS) for shape in ((m, k), (k, n)))
+    with np.errstate(all="ignore"):
+        if k == 0:
+            exact = np.zeros((*batch, m, n), object if dtype in INTEGERS else np.longdouble)
+        else:
+            exact = (widen(a.array())[..., :, :, None] * widen(b.array())[..., None, :, :]).sum(-2)
+        if dtype in INTEGERS:
+            return Case("dot", [a, b], None, narrow(exact, dtype))
+        scale = (np.abs(widen(a.array()))[..., :, :, None] * np.abs(widen(b.array()))[..., None, :, :]).sum(-2)
+    return Case("dot", [a, b], None, narrow(exact, dtype), slack=_sum_slack(dtype, k, scale))
+
+
+def _indices(draw, rows: int) -> Operand:
+    """Valid rows, in any integer dtype. The layouts may put zeros between, which are valid where there is a row."""
+    dtype = draw(st.sampled_from(INTEGERS))
+    shape = draw(shapes(max_dims=2, max_size=20)) if rows else (0,)
+    return _operand(draw, dtype, shape, pool=st.integers(0, max(rows - 1, 0)))
+
+
+def _draw_gather(draw) -> Case:
+    x = _operand(draw, draw(st.sampled_from(ALL)), (draw(st.sampled_from([1, 2, 5, 9])), *draw(shapes(2, 20))))
+    index = _indices(draw, x.array().shape[0])
+    return Case("gather", [x, index], None, x.array()[index.array().astype(np.intp)])
+
+
+def _draw_scatter_add(draw) -> Case:
+    dtype, rows = draw(st.sampled_from(NUMBERS)), draw(st.sampled_from([1, 2, 5, 9]))
+    index = _indices(draw, rows)
+    at = index.array().astype(np.intp)
+    x = _operand(draw, dtype, (*at.shape, *draw(shapes(2, 20))), special=dtype in INTEGERS)
+    values = widen(x.array())
+
+    def added(terms):
+        total = np.zeros((rows, *terms.shape[at.ndim :]), terms.dtype)
+        np.add.at(total, at, terms)
+        return total
+
+    slack = _sum_slack(dtype, at.size, added(np.abs(values))) + 0 if dtype in FLOATS else None
+    if dtype == "float16":  # it may also be rounded at each step
+        slack = slack + added(np.abs(values)) * at.size * np.finfo(dtype).eps
+    return Case("scatter_add", [x, index], rows, narrow(added(values), dtype), slack=slack)
+
+
+def _draw_random(draw) -> Case:
+    key, counter = draw(st.integers(0, 2**64 - 1)), draw(st.integers(0, 2**64 - 1))
+    shape = draw(shapes())
+    want = philox4x32(key, counter, 0, math.prod(shape)).reshape(shape)
+    return Case("random", [Operand(np.array(v, np.uint64)) for v in (key, counter)], shape, want)
+
+
+def _draw_iota(draw) -> Case:
+    length = draw(st.integers(0, 300))
+    return Case("iota", [], length, np.arange(length, dtype=np.int32))
+
+
+def _draw_identity(op: str):
+    def draw_case(draw) -> Case:
+        x = _operand(draw, draw(st.sampled_from(ALL)), draw(shapes()))
+        return Case(op, [x], None, np.array(x.array()))
+
+    return draw_case
+
+
+DRAW: dict[str, Callable[..., Case]] = {
+    **{op: _draw_elementwise(op) for op in ELEMENTWISE},
+    "cast": _draw_cast,
+    "bitcast": _draw_bitcast,
+    "reduce_sum": _draw_reduce_sum,
+    "reduce_max": _draw_reduce_max,
+    "reduce_prod": _draw_reduce_prod,
+    **{op: _draw_movement(op) for op in ("reshape", "permute", "expand", "pad", "shrink", "flip")},
+    "dot": _draw_dot,
+    "gather": _draw_gather,
+    "scatter_add": _draw_scatter_add,
+    "random": _draw_random,
+    "iota": _draw_iota,
+    **{op: _draw_identity(op) for op in ("detach", "contiguous", "barrier", "copy", "composite")},
+}
+
+
+@st.composite
+def cases(draw, *ops: str) -> list[Case]:
+    """One case of each primitive named."""
+    return [DRAW[op](draw) for op in ops]

@@ -105,3 +105,43 @@ def elements(dtype: np.dtype, special: bool = True):
 def arrays(dtype, shape, special: bool = True):
     dtype = np.dtype(dtype)
     return hnp.arrays(dtype, shape, elements=elements(dtype, special), fill=st.nothing())
+
+
+@st.composite
+def pooled(draw, dtype: np.dtype, shape: tuple[int, ...], pool):
+    """An array of a few drawn values, mixed by a drawn seed: large arrays cost no more draws than small ones."""
+    few = draw(st.lists(pool, min_size=1, max_size=8))
+    if len(few) == 1:
+        return np.full(shape, few[0], dtype)
+    return np.random.default_rng(draw(st.integers(0, 99))).choice(np.array(few, dtype), shape)
+
+
+@st.composite
+def laid_out(draw, dtype: np.dtype, shape: tuple[int, ...], pool):
+    """(base, steps): an array from `pool`, and up to two movement primitives that lead from it to `shape`.
+
+    So what is read at `shape` lies permuted, reversed, repeated, cut out of something larger, or has zeros around it.
+    """
+    steps = []
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        op = draw(st.sampled_from(["permute", "flip", "shrink", "expand", "reshape", "pad"]))
+        widths = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 1))) for _ in shape)
+        before = shape
+        if op == "permute":
+            arg = tuple(draw(st.permutations(range(len(shape)))))
+            before = tuple(shape[arg.index(a)] for a in range(len(shape)))
+        elif op == "flip":
+            arg = tuple(a for a in range(len(shape)) if draw(st.booleans()))
+        elif op == "shrink":
+            before = tuple(lo + n + hi for (lo, hi), n in zip(widths, shape, strict=True))
+            arg = tuple((lo, lo + n) for (lo, _), n in zip(widths, shape, strict=True))
+        elif op == "expand":
+            before, arg = tuple(1 if draw(st.booleans()) else n for n in shape), shape
+        elif op == "reshape":
+            before, arg = draw(reshaped(shape)), shape
+        else:
+            arg = tuple((lo, hi) if n >= lo + hi else (0, 0) for (lo, hi), n in zip(widths, shape, strict=True))
+            before = tuple(n - lo - hi for (lo, hi), n in zip(arg, shape, strict=True))
+        steps.append((op, arg))
+        shape = before
+    return draw(pooled(dtype, shape, pool)), tuple(reversed(steps))

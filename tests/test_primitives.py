@@ -1,0 +1,56 @@
+"""Every primitive, on both backends, on every dtype and layout, against its exact meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from primitives import DRAW, ELEMENTWISE, Case, assert_close, cases
+
+from clgrad import Tensor
+from clgrad.engine.gradient import GRADIENTS, NO_GRADIENT
+from clgrad.engine.ops import RULES
+
+# On OpenCL a new structure is a kernel to be built, so few examples are drawn there, each holds many results, and none
+# is shrunk: to find the smallest, put its operation and its device into `test_a_primitive_on_numpy...`.
+FEW = settings(max_examples=max(2, settings().max_examples // 8), phases=[Phase.explicit, Phase.reuse, Phase.generate])
+
+
+def compute(examples: list[Case], device: str) -> list[np.ndarray]:
+    results = [case.run(device) for case in examples]
+    Tensor.realize_all(results)
+    return [result.numpy() for result in results]
+
+
+def test_every_primitive_has_an_entry_in_every_table():
+    assert set(DRAW) == set(RULES)
+    assert set(GRADIENTS) | set(NO_GRADIENT) >= set(RULES)
+    assert not set(GRADIENTS) & set(NO_GRADIENT)
+
+
+@pytest.mark.parametrize("op", sorted(DRAW))
+@given(data=st.data())
+def test_a_primitive_on_numpy_is_its_exact_meaning(op, data):
+    (case,) = examples = data.draw(cases(op))
+    (got,) = compute(examples, "NUMPY")
+    case.check(got)
+
+
+@FEW
+@given(examples=cases(*sorted(DRAW)))
+def test_all_primitives_on_opencl_are_their_exact_meaning(cl, examples):
+    failures = []
+    for case, got in zip(examples, compute(examples, cl), strict=True):
+        try:
+            case.check(got)
+        except AssertionError as error:
+            failures.append(f"{case}\n{error}")
+    assert not failures, "\n\n".join(failures)
+
+
+@FEW
+@given(examples=cases(*sorted(ELEMENTWISE)))
+def test_the_backends_agree_on_elementwise_primitives(cl, examples):
+    for case, ours, theirs in zip(examples, compute(examples, "NUMPY"), compute(examples, cl), strict=True):
+        assert_close(theirs, ours, 2 * case.ulp, signed_zero=case.op != "max")
