@@ -168,7 +168,9 @@ class OpenCLBackend(Backend):
                     self._build([one])
                 return
             log = "\n".join(str(error).splitlines()[:30])
-            raise DeviceError(f"{self.name}: kernel {names[0]} does not build:\n{log}\n--- source ---\n{source}") from error
+            raise DeviceError(
+                f"{self.name}: kernel {names[0]} does not build:\n{log}\n--- source ---\n{source}"
+            ) from error
         self.counters.builds += len(batch)
         for (rendered, _), name in zip(batch, names):
             self.functions[rendered.source] = Function(program, name)
@@ -179,7 +181,7 @@ class OpenCLBackend(Backend):
         except cl.Error:
             raise
         except Exception:  # pyopencl's cache folder cannot be used (unwritable or broken): build without it
-            return cl.Program(self.context, source).build(self.options, cache_dir=False)
+            return cl.Program(self.context, source).build(self.options, cache_dir=False)  # type: ignore[arg-type]
 
 
 class OpenCLExecutable(Executable):

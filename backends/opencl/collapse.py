@@ -6,9 +6,9 @@ indices, longer vector loops, and one source for many ranks. Reduced axes go las
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import Callable
 
 from ..kernel import Instr, Kernel
 from ..view import View
@@ -51,7 +51,9 @@ def collapse(kernel: Kernel) -> Kernel:
         return View(shape, strides, offset, mask)
 
     return replace(
-        with_views(kernel, merged), shape=shape, reduce_axes=tuple(i for i, is_reduced in enumerate(reduced) if is_reduced)
+        with_views(kernel, merged),
+        shape=shape,
+        reduce_axes=tuple(i for i, is_reduced in enumerate(reduced) if is_reduced),
     )
 
 

@@ -6,6 +6,8 @@ GPUs come first, then everything else, each in the order in which the platforms 
 
 from __future__ import annotations
 
+import os
+import tempfile
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,8 @@ def open_backend(index: int = 0) -> OpenCLBackend:
 @lru_cache(maxsize=1)
 def _find() -> tuple[list[Any], str]:
     """The devices, and why there are none when there are none."""
+    if not _writable(_cache_folder()):
+        os.environ.setdefault("PYOPENCL_NO_CACHE", "1")  # pyopencl would end with a KeyError or FileNotFoundError
     try:
         import pyopencl as cl
     except Exception as error:  # a broken installation shows itself in many ways; none may break `import clgrad` users
@@ -72,15 +76,27 @@ def _find() -> tuple[list[Any], str]:
 
 
 def _home_hint() -> str:
-    """PoCL shows no platform when it cannot write its cache, which lies below HOME."""
-    import os
-
-    from os.path import expanduser
-
-    cache = os.environ.get("POCL_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or expanduser("~")
-    if os.access(cache, os.W_OK):
+    """PoCL shows no device when it cannot write its cache, which lies below HOME."""
+    cache = os.environ.get("POCL_CACHE_DIR") or _cache_folder()
+    if _writable(cache):
         return ""
-    return f"The folder {cache} cannot be written, and PoCL needs it for its cache: set POCL_CACHE_DIR to one that can. "
+    return (
+        f"The folder {cache} cannot be written, and PoCL needs it for its cache: set POCL_CACHE_DIR to one that can. "
+    )
+
+
+def _cache_folder() -> str:
+    return os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+
+
+def _writable(folder: str) -> bool:
+    """Whether files can be made in a folder, itself made if need be."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def kind_of(device) -> str:

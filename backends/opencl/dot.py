@@ -143,7 +143,7 @@ class _Dot:
                 self._epilogue(element(), "m", "n")
 
     def _rows(self, prefix: str, view: View, base: str, rows: int, axis: int, first: str, size: int, name: str) -> None:
-        """Declare where the operand's row (or column) for each row of the block begins; rows outside repeat the last."""
+        """Declare where the operand's row (or column) for each row of the block begins; those outside repeat it."""
         w = self.w
         stride = view.strides[axis]
         for r in range(rows):
@@ -177,7 +177,9 @@ class _Dot:
             w.line(CONTRACT)
             w.line(f"const {w.index} line = right + k * {w.number('right_k', self.right.strides[-2])};")
             for j in range(parts):
-                w.line(f"const {self.ctype}{vector} b{j} = {self._load(self.right_slot, f'line + {j * vector}', aligned)};")
+                w.line(
+                    f"const {self.ctype}{vector} b{j} = {self._load(self.right_slot, f'line + {j * vector}', aligned)};"
+                )
             k = "k" if self.left.strides[-1] == 1 else f"k * {w.number('left_k', self.left.strides[-1])}"
             for r in range(rows):
                 scalar = w.read(self.left_slot, f"a{r} + {k}")

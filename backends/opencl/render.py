@@ -8,13 +8,14 @@ the vectorised direction has no division. A row has three shapes:
              down them
     team     a work-group an output point, with a tree in local memory (GPUs)
 
-Each makes one pass over the row for every stage of its reductions (`Kernel.stage`). Values that do not vary along the row
-are computed once between the passes, the others again in each pass that needs them.
+Each makes one pass over the row for every stage of its reductions (`Kernel.stage`). Values that do not vary
+along the row are computed once between the passes, the others again in each pass that needs them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 from ..dtypes import float16, float32
@@ -157,12 +158,13 @@ class _Row:
         dtype = self.kernel.body[i].dtype
         return self.w.code(functions.cast(text, float32, float16)) if dtype == float16 else text
 
-    def _accumulate(self, reductions: list[int], element: Callable[[int], str]) -> None:
+    def _accumulate(self, reductions: list[int], accumulator: str) -> None:
         """At one point of the row: the values that the reductions need, each added to its accumulator."""
         names = dict(self.names)
         self.w.values(self._needed([self.kernel.body[i].src[0] for i in reductions]), self.coords, names)
         for i in reductions:
-            self.w.line(f"{element(i)} = {self._combine(i, element(i), names[self.kernel.body[i].src[0]])};")
+            element = accumulator.format(i)
+            self.w.line(f"{element} = {self._combine(i, element, names[self.kernel.body[i].src[0]])};")
 
     def _write(self, outputs: list[int]) -> None:
         """At one point: the values of `outputs`, stored."""
@@ -199,7 +201,7 @@ class _Row:
                 ctype, start = self._accumulator(i)
                 w.line(f"{ctype} a{i}[{lanes}];")
                 w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {start};")
-            self._lane_loops(lanes, lambda r=reductions: self._accumulate(r, lambda i: f"a{i}[l]"))
+            self._lane_loops(lanes, partial(self._accumulate, reductions, "a{}[l]"))
             for i in reductions:
                 step = self._combine(i, f"a{i}[l]", f"a{i}[l + w]")
                 w.line(f"for (int w = {lanes // 2}; w > 0; w /= 2) for (int l = 0; l < w; l++) a{i}[l] = {step};")
@@ -294,10 +296,8 @@ class _Row:
                 w.line(f"{ctype} a{i}[{lanes}];")
                 w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {start};")
 
-            def accumulate(reductions=reductions) -> None:
-                each_lane(lambda: self._accumulate(reductions, lambda i: f"a{i}[l]"))
-
-            self._slow_loops(accumulate, self.kernel.reduce_axes)
+            accumulate = partial(self._accumulate, reductions, "a{}[l]")
+            self._slow_loops(partial(each_lane, accumulate), self.kernel.reduce_axes)
             for i in reductions:
                 if self.kernel.body[i].dtype == float16:
                     w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {self._rounded(i, f'a{i}[l]')};")
@@ -325,7 +325,7 @@ class _Row:
             for i in reductions:
                 ctype, start = self._accumulator(i)
                 w.line(f"{ctype} a{i} = {start};")
-            self._team_loops(lambda r=reductions: self._accumulate(r, lambda i: f"a{i}"))
+            self._team_loops(partial(self._accumulate, reductions, "a{}"))
             for i in reductions:
                 w.line(f"t{i}[member] = a{i};")
             w.line("barrier(CLK_LOCAL_MEM_FENCE);")
@@ -370,7 +370,9 @@ def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
     parts = max(1, min(s.rows, shapes.scatter_parts // columns))
     chunk = -(-s.rows // parts)
     width, rows = w.number("width", s.width), w.number("rows", s.rows)
-    w.line(f"const {w.index} first = get_global_id(0) * {lanes}, start = get_global_id(1) * {w.number('chunk', chunk)};")
+    w.line(
+        f"const {w.index} first = get_global_id(0) * {lanes}, start = get_global_id(1) * {w.number('chunk', chunk)};"
+    )
     w.line(f"const {w.index} end = min(start + {w.number('chunk', chunk)}, {rows});")
     w.line(f"const int lanes = (int)min(({w.index}){lanes}, {width} - first);")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shapes:
-    loop_group: tuple[int, int] = (64, 1)  # (innermost dimension, outer dimensions) of an elementwise work-group
+    loop_group: tuple[int, int] = (256, 1)  # (innermost dimension, outer dimensions) of an elementwise work-group
     narrow_group: tuple[int, int] = (8, 8)  # the same where the innermost dimension is shorter than `narrow`
     narrow: int = 32
     row_lanes: int = 16  # independent accumulators of a row's reduction, each a vector lane
@@ -21,7 +21,10 @@ class Shapes:
     many_rows: int = 64
     row_team: int = 0  # work-items that share one row through local memory; 0: one work-item a row
     dot_vector: int = 16  # elements of the vectors of a dot
-    dot_outer: tuple[int, int] = (8, 32)  # rows and columns of a work-item where the right operand's rows are contiguous
+    dot_outer: tuple[int, int] = (
+        8,
+        32,
+    )  # rows and columns of a work-item where the right operand's rows are contiguous
     dot_inner: tuple[int, int] = (4, 4)  # the same where both operands are contiguous along the summed axis
     dot_group: tuple[int, int] = (1, 8)  # work-group in (column blocks, row blocks)
     dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
@@ -41,7 +44,7 @@ TABLE = {
 
 
 def shapes_for(kind: str, platform: str, version: str) -> Shapes:
-    """The row of the table for a device: `kind` is "cpu", "gpu" or "accelerator"; the others the platform's own strings."""
+    """The row of the table for a device: `kind` as in DeviceInfo, the others the platform's own strings."""
     if kind != "cpu":
         return TABLE["gpu"]
     if platform == "Portable Computing Language" and "PoCL 3.0" in version:

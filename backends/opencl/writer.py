@@ -127,7 +127,9 @@ class Writer:
         else:
             self.line(f"y{number}[{position}] = {value};")
 
-    def values(self, wanted: Iterable[int], coords: Sequence[str], names: dict[int, str], reduced: bool = False) -> None:
+    def values(
+        self, wanted: Iterable[int], coords: Sequence[str], names: dict[int, str], reduced: bool = False
+    ) -> None:
         """Declare the values `wanted`, in order, at the point `coords`; `names` says what values are called here."""
         for i in wanted:
             instr = self.kernel.body[i]
