@@ -21,6 +21,7 @@ from typing import Any, Union
 import numpy as np
 
 from ..engine.tensor import Tensor
+from ..engine.trace import depend
 
 
 class Module:
@@ -32,6 +33,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        depend(self, "training")  # a trace holds for the mode that it was made in
         return self.forward(*args, **kwargs)
 
     # -- the tree
@@ -120,11 +122,11 @@ class Module:
 
     def to(self, device: str) -> Module:
         """Move every parameter and buffer to `device`, in place: optimisers and ties keep their Tensors."""
-        with Tensor.no_grad():
-            for tensor in dict(_unique((str(id(t)), t) for _, t in self._named_tensors())).values():
-                if tensor.device != device:
-                    tensor.assign(tensor.to(device))
-                    tensor.grad = None if tensor.grad is None else tensor.grad.to(device)
+        for _, tensor in _unique(self._named_tensors()):
+            gradient, moved = tensor.grad, tensor.to(device)
+            if moved is not tensor:
+                tensor._own(moved.node, tensor.requires_grad)
+                tensor.grad = None if gradient is None else gradient.to(device)
         return self
 
     def train(self, mode: bool = True) -> Module:

@@ -109,14 +109,18 @@ class Optimizer:
 
     @Tensor.no_grad()
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, and compute the new values (under jit, the replay does)."""
+        changed = []
         for group in self.param_groups:
             group.step.assign(group.step + 1)
             context = self._prepare(group)
             for p in group["params"]:
                 if p.grad is not None:
                     gradient = -p.grad if group["maximize"] else p.grad
-                    p.assign(self._update(p, gradient, self.state[p], group, context).cast(p.dtype))
+                    p.assign(self._update(p, gradient, self.state[p], group, context))
+                    changed += [p, *self.state[p].values()]
+            changed.append(group.step)
+        Tensor.realize_all(changed)
 
     def _prepare(self, group: ParamGroup) -> Any:
         """What all parameters of a group share in this step."""
