@@ -150,13 +150,16 @@ class _Writer:
     def _block_shape(self, shape: Shape) -> Shape:
         return (min(self.step, shape[0]), *shape[1:]) if self.blocked and shape else shape
 
-    def _scratch(self, shape: Shape, dtype: DType, prefer: str = "") -> tuple[str, str]:
-        """A slot for a temporary of one block: its name, and the name of the array of this shape over it."""
+    def _scratch(self, shape: Shape, dtype: DType, prefer: str = "", lasting: bool = False) -> tuple[str, str]:
+        """A slot for a temporary: its name, and the name of the array of this shape over it.
+
+        One that is `lasting` lives from block to block, so it never takes a slot that a block has used before.
+        """
         nbytes = prod(shape) * dtype.itemsize
         if prefer:
             slot = prefer
         else:
-            fitting = [f for f in self.free if f[0] >= nbytes] or self.free[-1:]
+            fitting = [] if lasting else [f for f in self.free if f[0] >= nbytes] or self.free[-1:]
             if fitting:
                 slot = min(fitting)[1]
                 self.free = [f for f in self.free if f[1] != slot]
@@ -290,9 +293,10 @@ class _Writer:
                 if same and not kept and s in slots and last_use.get(s) == index:
                     prefer = slots.pop(s)
                     break
-        slot, name = self._scratch(shape, instr.dtype, prefer)
+        lasting = self._reduced(index) or phase != "block"
+        slot, name = self._scratch(shape, instr.dtype, prefer, lasting)
         slots[index] = slot
-        if self._reduced(index) or phase != "block":
+        if lasting:
             return name
         return self._sliced(name, self.shapes[index], temporary=True)
 
@@ -351,7 +355,7 @@ class _Writer:
         if target is not None:
             name = self._output(target, kernel.outputs[target].view, "before")
         else:
-            _, name = self._scratch(kernel.shape, instr.dtype)
+            _, name = self._scratch(kernel.shape, instr.dtype, lasting=True)
         operands = ((a, left_view), (b, right_view))
         a, b = (name if runtime.blas_reads(view) else f"array({name})" for name, view in operands)
         self.lines["before"].append(f"dot({a}, {b}, {name})")
