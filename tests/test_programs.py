@@ -1,0 +1,203 @@
+"""Random programs: however the scheduler cuts and fuses them, they give what NumPy gives step by step.
+
+Only exact operations are drawn (integers wrap; floats are added, multiplied and compared, but never summed), so every
+result must be equal to the last bit, on both backends.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from strategies import elements, laid_out, move, movement, pooled, shapes
+
+from clgrad import Device, Tensor
+from clgrad.backends.numpy import render
+from clgrad.backends.numpy.backend import NumpyBackend
+from clgrad.engine import simplify
+
+FEW = settings(max_examples=max(2, settings().max_examples // 8), phases=[Phase.explicit, Phase.reuse, Phase.generate])
+LIMIT = 3000  # elements of any value
+
+
+class Step(NamedTuple):
+    kind: str
+    operands: tuple[int, ...]  # earlier values of the program
+    arg: Any = None
+
+
+class Program(NamedTuple):
+    """Leaves, steps over all values so far, and which of them are read: some together, then the others."""
+
+    leaves: list[np.ndarray]
+    steps: list[Step]
+    together: list[int]
+
+    def values(self) -> list[np.ndarray]:
+        values = list(self.leaves)
+        for kind, operands, arg in self.steps:
+            values.append(np.asarray(MEANING[kind](*(values[i] for i in operands), *([] if arg is None else [arg]))))
+        return values
+
+    def tensors(self, device: str) -> list[Tensor]:
+        values = [Tensor(leaf, dtype=leaf.dtype, device=device) for leaf in self.leaves]
+        for kind, operands, arg in self.steps:
+            values.append(SPELLING[kind](*(values[i] for i in operands), *([] if arg is None else [arg])))
+        return values
+
+
+def _moved(name: str):
+    return lambda x, arg: move(x, name, arg)
+
+
+def _moving(name: str):
+    return lambda x, arg: Tensor._make(name, x, arg=arg)
+
+
+MOVES = ("reshape", "permute", "expand", "pad", "shrink", "flip")
+MEANING = {
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "select": lambda a, b: np.where(a < b, a, b),
+    "neg": np.negative,
+    "to_int": lambda x: (x > 0).astype(np.int32),
+    "sum": lambda x, axes: np.add.reduce(x, axes, dtype=x.dtype, keepdims=True),
+    "reduce_max": lambda x, axes: np.maximum.reduce(x, axes, keepdims=True),
+    "dot": np.matmul,
+    "take": lambda x, rows: x[rows],
+    "cat": lambda a, b: np.concatenate([a, b]),
+    **{name: _moved(name) for name in MOVES},
+}
+SPELLING = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "max": lambda a, b: a.maximum(b),
+    "select": lambda a, b: (a < b).where(a, b),
+    "neg": lambda x: -x,
+    "to_int": lambda x: (x > 0).cast("int32"),
+    "sum": lambda x, axes: x.sum(axes, keepdim=True),
+    "reduce_max": lambda x, axes: x.max(axes, keepdim=True),
+    "dot": lambda a, b: a @ b,
+    "take": lambda x, rows: x.take(Tensor(rows, device=x.device)),
+    "cat": lambda a, b: Tensor.cat(a, b),
+    **{name: _moving(name) for name in MOVES},
+}
+BINARY = ("add", "mul", "max", "select")
+
+
+def _broadcast(a: np.ndarray, b: np.ndarray) -> bool:
+    fits = all(m == n or 1 in (m, n) for m, n in zip(a.shape[::-1], b.shape[::-1]))
+    return fits and a.dtype == b.dtype and prod(np.broadcast_shapes(a.shape, b.shape)) <= LIMIT
+
+
+@st.composite
+def _step(draw, values: list[np.ndarray]) -> Step:
+    """Something that can be done with the values so far, with the latest more often than with the others."""
+    last = len(values) - 1
+    i = draw(st.sampled_from([last, last, draw(st.integers(0, last))]))
+    x = values[i]
+    partners = [j for j, y in enumerate(values) if _broadcast(x, y)]
+    whole = x.dtype.kind == "i"
+    alike = [j for j, y in enumerate(values) if x.ndim == y.ndim and x.dtype == y.dtype]
+    dots = [j for j in alike if whole and x.ndim == 2 and x.shape[1] == values[j].shape[0]]
+    tails = [j for j in alike if x.ndim and x.shape[1:] == values[j].shape[1:] and values[j].size + x.size <= LIMIT]
+    weights = {
+        "neg": 1,
+        "to_int": 1,
+        **dict.fromkeys(MOVES, 1),
+        **dict.fromkeys(BINARY, 3 if partners else 0),
+        "sum": 6 if whole and x.ndim else 0,
+        "reduce_max": 4 if x.size and x.ndim else 0,
+        "dot": 9 if dots else 0,
+        "take": 2 if x.ndim and x.shape[0] else 0,
+        "cat": 2 if tails else 0,
+    }
+    kinds = [kind for kind, weight in weights.items() for _ in range(weight)]
+    kind = draw(st.sampled_from(kinds))
+    if kind in BINARY:
+        return Step(kind, (i, draw(st.sampled_from(partners))))
+    if kind in MOVES:
+        return Step(kind, (i,), draw(movement(x.shape, (kind,), LIMIT))[1])
+    if kind in ("sum", "reduce_max"):
+        axes = tuple(a for a in range(x.ndim) if draw(st.booleans()))
+        return Step(kind, (i,), axes or (draw(st.integers(0, x.ndim - 1)),))
+    if kind == "dot":
+        return Step(kind, (i, draw(st.sampled_from(dots))))
+    if kind == "take":
+        return Step(kind, (i,), draw(pooled(np.dtype("int32"), draw(shapes(2, 12)), st.integers(0, x.shape[0] - 1))))
+    if kind == "cat":
+        return Step(kind, (i, draw(st.sampled_from(tails))))
+    return Step(kind, (i,))
+
+
+@st.composite
+def programs(draw) -> Program:
+    square = st.lists(st.sampled_from([3, 4, 8, 17, 1, 0]), min_size=2, max_size=2).map(tuple)
+    shape = draw(square | shapes(3, 200, st.sampled_from([3, 2, 4, 5, 8, 17, 1, 0])))
+    dtype = np.dtype(draw(st.sampled_from(["int32", "int32", "float32"])))
+    pool = st.integers(-9, 9) if dtype.kind == "i" else elements(dtype, special=False)
+    leaves = []
+    for _ in range(draw(st.integers(1, 3))):
+        base, steps = draw(laid_out(dtype, shape if draw(st.booleans()) else shape[::-1], pool))
+        for op, arg in steps:
+            base = move(base, op, arg)
+        leaves.append(np.array(base))
+    program = Program(leaves, [], [])
+    values = list(leaves)
+    for _ in range(draw(st.sampled_from([1, 3, 6, 9, 12]))):
+        step = draw(_step(values))
+        arguments = [values[i] for i in step.operands] + ([] if step.arg is None else [step.arg])
+        value = np.asarray(MEANING[step.kind](*arguments))
+        if value.size <= LIMIT and value.ndim <= 5:
+            program.steps.append(step)
+            values.append(value)
+    chosen = draw(st.lists(st.integers(0, len(values) - 1), max_size=4, unique=True))
+    return program._replace(together=sorted({*chosen, len(values) - 1}))
+
+
+def check(program: Program, tensors: list[Tensor], read: list[int]) -> None:
+    for i, want in enumerate(program.values()):
+        if i in read:
+            got = tensors[i].numpy()
+            assert got.shape == want.shape and got.dtype == want.dtype, (i, got.shape, want.shape)
+            np.testing.assert_array_equal(got, want, err_msg=f"value {i}")
+
+
+@given(programs())
+def test_a_program_on_numpy_gives_what_its_steps_give(program):
+    with np.errstate(all="ignore"):
+        tensors = program.tensors("NUMPY")
+        Tensor.realize_all([tensors[i] for i in program.together])
+        check(program, tensors, program.together)
+        check(program, tensors, list(range(len(tensors))))  # what follows from values that are in memory already
+
+
+@pytest.fixture(scope="module")
+def small_blocks():
+    """Blocks and pieces of a few elements, so that small programs cross their boundaries as large ones do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "BLOCK", 12)
+        patch.setattr(simplify, "LONG", 16)
+        patch.setattr(simplify, "PIECE", 4)
+        patch.setitem(Device._open, "NUMPY", NumpyBackend())
+        yield
+
+
+@given(program=programs())
+def test_a_program_over_many_blocks_gives_what_its_steps_give(small_blocks, program):
+    test_a_program_on_numpy_gives_what_its_steps_give.hypothesis.inner_test(program)
+
+
+@FEW
+@given(st.lists(programs(), min_size=4, max_size=8))
+def test_programs_on_opencl_give_what_their_steps_give(cl, many):
+    with np.errstate(all="ignore"):
+        tensors = [program.tensors(cl) for program in many]
+        Tensor.realize_all([values[i] for program, values in zip(many, tensors) for i in program.together])
+        for program, values in zip(many, tensors):
+            check(program, values, program.together)
