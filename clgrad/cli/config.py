@@ -55,15 +55,15 @@ class TrainConfig:
                 raise UsageError(f"{name} must be at least 0 and less than 1, not {getattr(self, name)}")
 
 
-SMALL = dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0)
+SMALL: dict[str, Value] = dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0)
+LARGE: dict[str, Value] = dict(n_layer=6, n_head=6, n_embd=384, block_size=256, dropout=0.2)
 
 PRESETS: dict[str, dict[str, Value]] = {
     # Readable text after about three minutes on two CPU cores.
     "shakespeare": SMALL | dict(batch_size=16, max_iters=2500, learning_rate=2e-3, min_lr=2e-4),
     # nanoGPT's two character-level configurations of Shakespeare.
     "nanogpt-cpu": SMALL | dict(batch_size=12, max_iters=2000),
-    "nanogpt-gpu": dict(n_layer=6, n_head=6, n_embd=384, block_size=256, dropout=0.2)
-    | dict(batch_size=64, max_iters=5000, eval_iters=200),
+    "nanogpt-gpu": LARGE | dict(batch_size=64, max_iters=5000, eval_iters=200),
 }
 
 # What must not change when a run is resumed; the text may be named anew, since its hash is checked.
@@ -137,13 +137,12 @@ def known(name: str, fields: Mapping[str, type], path: Path) -> type:
     return fields[name]
 
 
-def check_type(what: str, value: Any, kind: type) -> Value:
+def check_type(what: str, value: Any, kind: type) -> Any:
     """`value` as `kind`; an integer will do for a float. Raises UsageError."""
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise UsageError(f"{what} must be of type {kind.__name__}, not {value!r}")
-    return value
+    exact = float(value) if kind is float and type(value) is int else value
+    if type(exact) is kind:
+        return exact
+    raise UsageError(f"{what} must be of type {kind.__name__}, not {value!r}")
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> str:

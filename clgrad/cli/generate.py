@@ -22,7 +22,8 @@ def load_run(folder: Path, device: str) -> tuple[GPT, Vocabulary]:
     found = {name: array for name, array in checkpoint.arrays.items() if name.startswith("model.")}
     checkpoints.check_arrays(path, found, own)
     model.load_state_dict(checkpoint.part("model."), strict=False)  # a tied weight has one of its names
-    return model.to(device).eval(), Vocabulary(checkpoint.state["vocabulary"])
+    model.to(device).eval()
+    return model, Vocabulary(checkpoint.state["vocabulary"])
 
 
 def complete(model: GPT, vocabulary: Vocabulary, prompt: str, max_tokens: int, **sampling: Any) -> None:

@@ -51,7 +51,8 @@ class Run:
         self.model_config = model_config(model, len(self.vocabulary))
         self.training, self.validation = split(self.vocabulary.encode(text.content), self.model_config.block_size)
         Tensor.manual_seed(train.seed)
-        self.model = GPT(self.model_config).to(train.device)
+        self.model = GPT(self.model_config)
+        self.model.to(train.device)
         self.optimizer = nn.optim.AdamW(
             parameter_groups(self.model, train.weight_decay), lr=train.learning_rate, betas=(train.beta1, train.beta2)
         )
@@ -225,17 +226,18 @@ class Run:
         )
 
     def plot(self, entries: list[dict[str, Any]]) -> None:
-        sizes = self.model_config
-        title = f"GPT with {sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, on {self.config.device}"
+        title = f"GPT, {self.sizes()}, on {self.config.device}"
         if entries and not plot_losses(self.folder / "loss.png", entries, title):
             print("no loss.png: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
 
+    def sizes(self) -> str:
+        sizes = self.model_config
+        return f"{sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, block {sizes.block_size}"
+
     def describe(self) -> Iterator[str]:
-        yield (
-            f"text     {self.source}: {len(self.training) + len(self.validation):,} characters, "
-            f"{len(self.vocabulary)} different ones"
-        )
-        yield f"model    {self.model.num_parameters():,} parameters, {self.model_config}"
+        length = len(self.training) + len(self.validation)
+        yield f"text     {self.source}: {length:,} characters, {len(self.vocabulary)} different ones"
+        yield f"model    GPT, {self.sizes()}, {self.model.num_parameters():,} parameters"
         yield f"device   {self.config.device}"
         yield f"run      {self.folder}, {self.config.max_iters:,} iterations"
 
