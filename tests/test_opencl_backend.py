@@ -596,6 +596,12 @@ def test_dots_of_every_layout_and_ragged_size(backend):
     batch.run_both()
 
 
+def test_dots_that_copy_panels_of_a_large_right_operand(backend):
+    batch = Batch(backend)
+    dot_cases(batch, [(37, 290, 1000), (65, 512, 512)], [dtypes.float32])
+    batch.run_both()
+
+
 def test_dots_of_every_dtype(backend):
     batch = Batch(backend)
     dot_cases(

@@ -1,9 +1,10 @@
-"""Dots: register-blocked matrix products without local memory, for operands as they lie.
+"""Dots: register-blocked matrix products for operands as they lie.
 
 Every work-item holds a block of rows x columns of the result in vectors and walks along K once:
 
     outer    the right operand's rows are contiguous (x @ w, x.T @ dy): for each k, every scalar of the left column
-             times the vectors of the right row
+             times the vectors of the right row. Where the right operand is larger than a CPU's cache, a work-group
+             first copies a panel of it: rows a power of two apart would evict one another
     inner    both operands are contiguous along K (x @ w.T): vectors along K, their lanes added at the end
     plain    everything else, and types without vectors here: one element a work-item
 
@@ -85,8 +86,11 @@ class _Dot:
         flat = View(view.shape[:-2], view.strides[:-2], view.offset)
         return self.w.position(name, flat, self.coords[:-2])
 
-    def _start(self, columns: int, rows: int, group: tuple[int, int]) -> tuple[int, int]:
-        """Declare the block's first row and column, `own_n` on, and the batch; how many blocks there are."""
+    def _start(self, columns: int, rows: int, group: tuple[int, int], leave: bool = True) -> tuple[int, int]:
+        """Declare the block's first row and column, `own_n` on, and the batch; how many blocks there are.
+
+        Work-items without a block leave, unless they must meet the others at barriers: then they store nothing.
+        """
         w = self.w
         w.line(f"const {w.index} own_n = get_global_id(0) * {columns}, m0 = get_global_id(1) * {rows};")
         across, down = -(-self.n // columns), -(-self.m // rows)
@@ -98,7 +102,8 @@ class _Dot:
             )
             if members > 1 and not (w.specialise and blocks % members == 0)
         ]
-        if outside:
+        self.overrun = bool(outside) and not leave
+        if outside and leave:
             w.line(f"if ({' || '.join(outside)}) return;")
         w.decode(f"({w.index})get_global_id(2)", range(len(self.batch)), self.coords, self.kernel.shape)
         return across, down
@@ -134,7 +139,7 @@ class _Dot:
         w = self.w
         with w.block(f"for (int r = 0; r < {rows}; r++)"):
             w.line(f"const {w.index} m = m0 + r;")
-            if not (w.specialise and self.m % rows == 0):
+            if self.overrun or not (w.specialise and self.m % rows == 0):
                 w.line(f"if (m >= {w.number('M', self.m)}) break;")
             with w.block(f"for (int l = 0; l < {columns}; l++)"):
                 w.line(f"const {w.index} n = {first_n} + l;")
@@ -147,7 +152,7 @@ class _Dot:
         w = self.w
         stride = view.strides[axis]
         for r in range(rows):
-            inside = w.specialise and size % rows == 0
+            inside = w.specialise and size % rows == 0 and not self.overrun
             row = f"{first} + {r}" if inside else f"min({first} + {r}, {w.number(name, size)} - 1)"
             step = w.number(f"{prefix}_step", stride)
             w.line(f"const {w.index} {prefix}{r} = {base} + ({row}) * {step};")
@@ -163,7 +168,11 @@ class _Dot:
         columns = max(columns, vector)
         whole = self.n % columns == 0
         group = self._group(-(-self.n // columns), -(-self.m // rows))
-        across, down = self._start(columns, rows, group)
+        panel = self.shapes.dot_panel
+        span = self.k * abs(self.right.strides[-2])
+        if group[0] > 1 or group[1] < 4 or self.k < 2 * panel or span < self.shapes.dot_panel_from:
+            panel = 0
+        across, down = self._start(columns, rows, group, leave=not panel)
         aligned = whole and self._vector_aligned(self.right, len(self.kernel.shape) - 1)
         first = "own_n" if whole else f"min(own_n, {w.number('N', self.n)} - {columns})"
         w.line(f"const {w.index} n0 = {first};")
@@ -173,19 +182,39 @@ class _Dot:
         parts = columns // vector
         block = [[f"c{r}_{j}" for j in range(parts)] for r in range(rows)]
         w.line(f"{self.ctype}{vector} {', '.join(f'{c} = 0' for row in block for c in row)};")
-        with w.block(f"for ({w.index} k = 0; k < {w.number('K', self.k)}; k++)"):
-            w.line(CONTRACT)
-            w.line(f"const {w.index} line = right + k * {w.number('right_k', self.right.strides[-2])};")
+        k_size, k_step = w.number("K", self.k), w.number("right_k", self.right.strides[-2])
+        vector_type = f"{self.ctype}{vector}"
+        right_row = [self._load(self.right_slot, f"line + {j * vector}", aligned) for j in range(parts)]
+
+        def products(right: list[str]) -> None:
             for j in range(parts):
-                w.line(
-                    f"const {self.ctype}{vector} b{j} = {self._load(self.right_slot, f'line + {j * vector}', aligned)};"
-                )
+                w.line(f"const {vector_type} b{j} = {right[j]};")
             k = "k" if self.left.strides[-1] == 1 else f"k * {w.number('left_k', self.left.strides[-1])}"
             for r in range(rows):
                 scalar = w.read(self.left_slot, f"a{r} + {k}")
-                w.line(f"const {self.ctype}{vector} s{r} = ({self.ctype}{vector})({scalar});")
+                w.line(f"const {vector_type} s{r} = ({vector_type})({scalar});")
                 for j in range(parts):
                     w.line(f"{block[r][j]} = s{r} * b{j} + {block[r][j]};")
+
+        if panel:
+            w.line(f"__local {vector_type} panel[{panel * parts}];")
+            with w.block(f"for ({w.index} k0 = 0; k0 < {k_size}; k0 += {panel})"):
+                w.line(f"const int count = (int)min(({w.index}){panel}, {k_size} - k0);")
+                w.line("barrier(CLK_LOCAL_MEM_FENCE);")
+                with w.block(f"for (int p = get_local_id(1); p < count; p += {group[1]})"):
+                    w.line(f"const {w.index} line = right + (k0 + p) * {k_step};")
+                    for j in range(parts):
+                        w.line(f"panel[p * {parts} + {j}] = {right_row[j]};")
+                w.line("barrier(CLK_LOCAL_MEM_FENCE);")
+                with w.block("for (int p = 0; p < count; p++)"):
+                    w.line(CONTRACT)
+                    w.line(f"const {w.index} k = k0 + p;")
+                    products([f"panel[p * {parts} + {j}]" for j in range(parts)])
+        else:
+            with w.block(f"for ({w.index} k = 0; k < {k_size}; k++)"):
+                w.line(CONTRACT)
+                w.line(f"const {w.index} line = right + k * {k_step};")
+                products(right_row)
         self._spill(block, vector, columns)
         self._store_block(rows, columns, lambda: f"tile[r * {columns} + l]", "n0", clipped=not whole)
         return w.finish((across, down, prod(self.batch)), (*group, 1))

@@ -27,15 +27,17 @@ class Shapes:
     )  # rows and columns of a work-item where the right operand's rows are contiguous
     dot_inner: tuple[int, int] = (4, 4)  # the same where both operands are contiguous along the summed axis
     dot_group: tuple[int, int] = (1, 8)  # work-group in (column blocks, row blocks)
+    dot_panel: int = 0  # rows of a large right operand that a work-group copies into local memory at a time; 0: never
+    dot_panel_from: int = 2**18  # elements that the right operand spans to be large: the second-level cache
     dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
     scatter_lanes: int = 32  # columns of a work-item of scatter
     scatter_parts: int = 8  # row ranges that scatter over narrow rows is cut into
 
 
 TABLE = {
-    "cpu": Shapes(),
+    "cpu": Shapes(dot_panel=128),
     # PoCL 3.0 generates AVX2: 16 registers of 8 floats.
-    "pocl 3.0": Shapes(dot_outer=(4, 16), dot_inner=(2, 4), dot_vector=16),
+    "pocl 3.0": Shapes(dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_panel=256),
     "gpu": Shapes(
         loop_group=(128, 1), row_lanes=1, column_lanes=1, row_group=64, row_team=128, dot_vector=4, dot_outer=(4, 4),
         dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8), scatter_lanes=1, scatter_parts=256,
