@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from .node import Node, make
+from .node import Node, constant, make
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ def composite(name: str, arg: Any, rule: Callable, expansion: Node, *inputs: Nod
 
 def _repeat(x: Node, like: Node) -> Node:
     return x.expand(like.shape)
+
+
+def softplus(x: Node) -> Node:
+    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which does not overflow: smooth, though its parts are not."""
+    zero = constant(0.0, x.dtype, x.shape, x.device)
+    tail = make("log1p", (make("exp", (-make("max", (x, -x)),)),))
+    return composite("softplus", None, _softplus_gradient, make("max", (x, zero)) + tail, x)
+
+
+def _softplus_gradient(arg: None, g: Node, y: Node, x: Node):
+    """The logistic function, through tanh."""
+    return (g * (make("tanh", (x * 0.5,)) * 0.5 + 0.5),)
 
 
 def softmax(x: Node, axis: int) -> Node:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Union
 
 from ..backends import dtypes
 from ..backends.dtypes import is_bool, is_float, is_int
+from . import composite
 from .ops import ShapeError
 
 if TYPE_CHECKING:
@@ -172,8 +173,7 @@ def gelu(self: Tensor, approximate: str = "tanh") -> Tensor:
 
 def softplus(self: Tensor, beta: float = 1.0) -> Tensor:
     """log(1 + exp(beta x)) / beta, without overflow."""
-    x = _floats(self) * beta
-    return (x.maximum(0.0) + (-x.abs()).exp().log1p()) * (1 / beta)
+    return type(self)._wrap(composite.softplus((_floats(self) * beta)._source())) * (1 / beta)
 
 
 def leaky_relu(self: Tensor, neg_slope: float = 0.01) -> Tensor:
@@ -184,7 +184,7 @@ def leaky_relu(self: Tensor, neg_slope: float = 0.01) -> Tensor:
 def elu(self: Tensor, alpha: float = 1.0) -> Tensor:
     """x above 0, alpha (exp(x) - 1) below (Clevert et al., 2016)."""
     x = _floats(self)
-    return (x > 0).where(x, x.minimum(0.0).expm1() * alpha)
+    return (x > 0).where(x, (x > 0).where(0.0, x).expm1() * alpha)
 
 
 def clip(self: Tensor, min_=None, max_=None) -> Tensor:

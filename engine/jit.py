@@ -198,6 +198,7 @@ class Plan:
             state.pending = 0
         self.guards = tracing.guards
         self._collect(tracing, arguments, returned)
+        tracing.captures.clear()  # whatever else held the old values would keep them from being overwritten
         self._build()
 
     # --- from the trace to a plan -------------------------------------------------------------------------------
@@ -231,7 +232,6 @@ class Plan:
     def _build(self) -> None:
         image = simplify(self.results)
         self.wanted = [image[node] for node in self.results]
-        self.stand_in_images = {c.stand_in: c for c in self.captures}
         computed = [w for w in dict.fromkeys(self.wanted) if not w.in_memory]
         self.schedule: Schedule = schedule(computed)
         self.executables = realizing.lower(self.schedule.steps, specialise=True)

@@ -98,6 +98,7 @@ class _Scheduler:
         self._merge_side_by_side()
         self._merge_small()
         steps = self._steps()
+        self.group_of.clear()  # bodies refer back to here: without the cycle, values go when their last reader goes
         return Schedule(steps, self.decisions)
 
     # --- which nodes reach memory -------------------------------------------------------------------------------

@@ -88,7 +88,8 @@ class Tensor:
             self.requires_grad_()
 
     def _bind(self, node: Node) -> None:
-        self._node, self._grad, self._born = node, None, trace.active()
+        tracing = trace.active()
+        self._node, self._grad, self._born = node, None, 0 if tracing is None else tracing.number
         if node.buffer is None:
             trace.born(self)
 
@@ -104,7 +105,7 @@ class Tensor:
     def node(self) -> Node:
         """The node that this name is bound to. While `jit` traces, a Tensor from outside shows its stand-in."""
         tracing = trace.active()
-        if tracing is not None and self._born is not tracing:
+        if tracing is not None and self._born != tracing.number:
             tracing.capture(self)
         return self._node
 
@@ -284,14 +285,14 @@ class Tensor:
     def grad(self) -> Optional[Tensor]:
         """The gradient that `backward()` left here, or None."""
         tracing = trace.active()
-        if tracing is not None and self._born is not tracing:
+        if tracing is not None and self._born != tracing.number:
             tracing.reads_grad(self)
         return self._grad
 
     @grad.setter
     def grad(self, value: Optional[Tensor]) -> None:
         tracing = trace.active()
-        if tracing is not None and self._born is not tracing:
+        if tracing is not None and self._born != tracing.number:
             tracing.sets_grad(self)
         if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
             raise ShapeError(f"grad: {value.dtype} {value.shape} is no gradient of {self.dtype} {self.shape}")

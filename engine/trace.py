@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import node as nodes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 _active: Optional[Trace] = None
+_numbers = count(1)
 
 
 def active() -> Optional[Trace]:
@@ -63,6 +65,7 @@ class Trace:
 
     def __init__(self, name: str):
         self.name = name
+        self.number = next(_numbers)  # Tensors remember this rather than the trace, which would be a cycle
         self.captures: dict[int, Capture] = {}
         self.guards: list[tuple[Any, str, Any]] = []
 
