@@ -5,7 +5,7 @@
 
 All that changes from step to step is a Tensor which the constructor makes: moments, a group's step count, and a 0-d
 mirror of its learning rate. A jitted step therefore goes on being right when `group["lr"] = 3e-4` is set between two
-calls; every other option is a constant of the trace. An update is an expression assigned to the parameter, so the
+calls; a change of any other option makes a new trace. An update is an expression assigned to the parameter, so the
 scheduler makes one loop of it. Two departures from PyTorch: the count of steps belongs to the group, where PyTorch
 counts for every parameter (they differ only for parameters that go without a gradient for some steps), and the state
 exists before the first step.
@@ -20,6 +20,7 @@ from typing import Any, Union
 import numpy as np
 
 from ..engine.tensor import Tensor
+from ..engine.trace import depend
 
 Params = Union[Iterable[Tensor], Iterable[dict[str, Any]]]
 
@@ -94,12 +95,20 @@ class Optimizer:
                 name: Tensor(np.zeros(p.shape, p.dtype), device=p.device) for name in self._state_names(options)
             }
 
-    def _state_names(self, group: ParamGroup) -> tuple[str, ...]:
+    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.state_names
 
-    def _check(self, group: ParamGroup) -> None:
+    def _check(self, group: Mapping[str, Any]) -> None:
         if group["weight_decay"] < 0:
             raise ValueError(f"{self._name}: weight_decay must not be negative, got {group['weight_decay']}")
+
+    @property
+    def signature(self) -> tuple:
+        """What a traced step is specialised to: every option but the learning rates, and the numbers of parameters."""
+        return tuple(
+            (len(group["params"]), *((key, value) for key, value in group.items() if key not in ("lr", "params")))
+            for group in self.param_groups
+        )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or make them zero."""
@@ -110,6 +119,7 @@ class Optimizer:
     @Tensor.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient, and compute the new values (under jit, the replay does)."""
+        depend(self, "signature")
         changed = []
         for group in self.param_groups:
             group.step.assign(group.step + 1)
@@ -149,32 +159,43 @@ class Optimizer:
             raise ValueError(
                 f"{self._name}.load_state_dict: groups of {lengths} parameters do not fit groups of {expected}"
             )
-        updates: list[tuple[Tensor, np.ndarray]] = []
-        for group, saved in zip(self.param_groups, groups, strict=True):
-            steps = {float(_array(states[n]["step"])) for n in saved["params"] if "step" in states.get(n, {})}
-            if len(steps) > 1:
-                raise ValueError(f"{self._name}.load_state_dict: one group has parameters at different steps {steps}")
-            # PyTorch's SGD counts no steps; its buffers tell that there were some
-            begun = any(value is not None for n in saved["params"] for value in states.get(n, {}).values())
-            updates.append((group.step, np.float32(steps.pop() if steps else begun)))
-            for p, number in zip(group["params"], saved["params"], strict=True):
-                for name, tensor in self.state[p].items():
-                    if name == "step":
-                        continue
-                    value = states.get(number, {}).get(name)
-                    array = np.zeros(tensor.shape) if value is None else _array(value)
-                    if array.shape != tensor.shape:
-                        raise ValueError(
-                            f"{self._name}.load_state_dict: {name} of parameter {number} has shape {array.shape} in "
-                            f"the state, {tensor.shape} here"
-                        )
-                    updates.append((tensor, array))
-        with Tensor.no_grad():
-            for tensor, array in updates:
-                tensor.assign(Tensor(np.asarray(array, tensor.dtype), device=tensor.device))
-        for group, saved in zip(self.param_groups, groups, strict=True):
-            for key in group.keys() & saved.keys() - {"params"}:
-                group[key] = saved[key]
+        loaded = [self._read(group, saved, states) for group, saved in zip(self.param_groups, groups, strict=True)]
+        for group, (options, step, arrays) in zip(self.param_groups, loaded, strict=True):
+            for key, value in options.items():
+                group[key] = value
+            with Tensor.no_grad():
+                group.step.assign(_number(step, group.step.device))
+                for p, values in zip(group["params"], arrays, strict=True):
+                    for name, array in values.items():
+                        value = Tensor(array, device=p.device)
+                        known = self.state[p].setdefault(name, value)
+                        known.assign(value)
+
+    def _read(
+        self, group: ParamGroup, saved: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]
+    ) -> tuple[dict[str, Any], float, list[dict[str, np.ndarray]]]:
+        """(options, step count, state of each parameter) that `saved` has for `group`. Raises ValueError."""
+        options = {key: saved[key] for key in group.keys() & saved.keys() - {"params"}}
+        self._check({**group, **saved})
+        kept = [states.get(number, {}) for number in saved["params"]]
+        steps = {float(_array(state["step"])) for state in kept if "step" in state}
+        if len(steps) > 1:
+            raise ValueError(f"{self._name}.load_state_dict: one group has parameters at different steps {steps}")
+        if not steps:  # PyTorch's SGD counts none; its buffers tell whether there were some
+            steps = {float(any(value is not None for state in kept for value in state.values()))}
+        arrays: list[dict[str, np.ndarray]] = []
+        for p, number, state in zip(group["params"], saved["params"], kept, strict=True):
+            arrays.append({})
+            for name in self._state_names({**group, **options}):
+                value = state.get(name)
+                array = np.zeros(p.shape) if value is None else _array(value)
+                if array.shape != p.shape:
+                    raise ValueError(
+                        f"{self._name}.load_state_dict: {name} of parameter {number} has shape {array.shape} in the "
+                        f"state, {p.shape} here"
+                    )
+                arrays[-1][name] = np.asarray(array, p.dtype)
+        return options, steps.pop(), arrays
 
 
 class SGD(Optimizer):
@@ -209,10 +230,10 @@ class SGD(Optimizer):
             ),
         )
 
-    def _state_names(self, group: ParamGroup) -> tuple[str, ...]:
+    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.state_names if group["momentum"] else ()
 
-    def _check(self, group: ParamGroup) -> None:
+    def _check(self, group: Mapping[str, Any]) -> None:
         super()._check(group)
         if group["momentum"] < 0:
             raise ValueError(f"SGD: momentum must not be negative, got {group['momentum']}")
@@ -254,7 +275,7 @@ class Adam(Optimizer):
     ):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize))
 
-    def _check(self, group: ParamGroup) -> None:
+    def _check(self, group: Mapping[str, Any]) -> None:
         super()._check(group)
         if not all(0.0 <= beta < 1.0 for beta in group["betas"]):
             raise ValueError(f"{self._name}: betas must be in [0, 1), got {group['betas']}")

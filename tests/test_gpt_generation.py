@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_gpt import BLOCK, SIZES, config, ours, reference
+from gpt_helpers import BLOCK, SIZES, config, ours, reference
 
 from clgrad import Device, Tensor
 from clgrad.models import GPT, generate, generation

@@ -95,7 +95,7 @@ def test_state_dicts_pass_between_here_and_torch(name):
     with Tensor.no_grad():
         for p, q in zip(mine, other, strict=True):
             p.assign(ours(q.detach().numpy()))
-    optimizer = getattr(optim, name)(mine, lr=1.0, **{k: v for k, v in options.items() if k == "momentum"})
+    optimizer = getattr(optim, name)(mine, lr=1.0)
     optimizer.load_state_dict(reference.state_dict())
     assert optimizer.param_groups[0]["lr"] == 0.1
     # here -> here
@@ -119,6 +119,8 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
     with pytest.raises(ValueError, match=r"exp_avg of parameter 1 has shape \(5, 5\).*\(3,\)"):
         optimizer.load_state_dict(state)
     assert not optimizer.state[mine[0]]["exp_avg"].numpy().any()
+    with pytest.raises(ValueError, match="amsgrad"):
+        optimizer.load_state_dict(torch.optim.AdamW(parameters()[1], amsgrad=True).state_dict())
     with pytest.raises(ValueError, match=r"groups of \[3\] .* groups of \[1\]"):
         optim.AdamW(mine[:1]).load_state_dict(optimizer.state_dict())
 
@@ -150,6 +152,28 @@ def test_a_jitted_step_equals_the_plain_one_and_obeys_a_changed_learning_rate(de
             assert optimizer.state_dict()["state"][0]["step"].item() == 8
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-5)
+
+
+def test_a_jitted_step_obeys_every_changed_option_and_an_added_group():
+    p, q = (Tensor(np.ones(2, np.float32), requires_grad=True) for _ in range(2))
+    optimizer = optim.SGD([p], lr=0.5)
+
+    @jit
+    def step():
+        optimizer.zero_grad()
+        loss = (p + q).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    step()
+    assert p.tolist() == [0.5, 0.5]
+    optimizer.param_groups[0]["weight_decay"] = 1.0
+    step()
+    assert p.tolist() == [-0.25, -0.25] and q.tolist() == [1.0, 1.0]
+    optimizer.add_param_group({"params": [q], "lr": 1.0})
+    step()
+    assert q.tolist() == [0.0, 0.0]
 
 
 def test_a_tensor_as_learning_rate_is_read_at_every_step():
