@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import node as nodes
@@ -125,31 +126,33 @@ def born(tensor: Tensor) -> None:
 
 
 def realize_tensors(tensors: list[Tensor]) -> None:
-    """Realise Tensors; where state is replaced, also what is alive and was computed from what it replaces.
+    """Realise Tensors; where state is replaced, also what is alive and holds on to values of the step that ends.
 
-    After an optimiser's step the loss, or a running total of it, would otherwise keep the graph of the step and all its
+    After an optimiser's step the loss, or a running total of it, would otherwise keep the graph of every step and all its
     activations alive until somebody reads it.
     """
     wanted = [t._node for t in tensors]
     if any(n.op == "barrier" and n.buffer is None for n in wanted):
-        wanted += [t._node for t in _sharing(wanted)]
+        wanted += [t._node for t in _waiting_for(wanted)]
     realizing.realize(wanted)
 
 
-def _sharing(wanted: list[Node]) -> Iterable[Tensor]:
-    """Waiting Tensors that need some value which `wanted` needs too."""
-    unrealised = lambda n: () if n.buffer is not None else n.src  # noqa: E731
-    shares = {n: True for n in nodes.topological(wanted, unrealised) if n.buffer is None and n.src}
+def _waiting_for(wanted: list[Node]) -> Iterable[Tensor]:
+    """Waiting Tensors that need a value which `wanted` needs too, or that are no larger than a value they hold on to."""
+    shared = {n for n in nodes.topological(wanted, _unrealised_sources) if n.buffer is None and n.src}
     for key, reference in list(_waiting.items()):
         tensor = reference()
         if tensor is None or tensor._node.buffer is not None:
             _waiting.pop(key, None)
             continue
-        for n in nodes.topological([tensor._node], lambda n: () if n in shares or n.buffer is not None else n.src):
-            if n not in shares and n.src and n.buffer is None:
-                shares[n] = any(shares.get(s, False) for s in n.src)
-        if shares.get(tensor._node, False):
+        size = prod(tensor._node.shape)
+        below = nodes.topological([tensor._node], lambda n: () if n in shared else _unrealised_sources(n))
+        if any(n in shared or (n.buffer is not None and prod(n.shape) >= size) for n in below):
             yield tensor
+
+
+def _unrealised_sources(node: Node) -> tuple[Node, ...]:
+    return () if node.buffer is not None else node.src
 
 
 # --- who else holds a value ---------------------------------------------------------------------------------------

@@ -1,0 +1,100 @@
+"""The NumPy backend's blocks: with blocks of a few elements, small Tensors cross every boundary that large ones do."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from clgrad import Device, DeviceError, Tensor
+from clgrad.backends.numpy import render
+
+
+@pytest.fixture(autouse=True)
+def tiny_blocks(monkeypatch):
+    monkeypatch.setattr(render, "BLOCK", 6)
+    lowered = Device["NUMPY"]._lowered
+    monkeypatch.setattr(Device["NUMPY"], "_lowered", {})
+    yield
+    lowered.clear()
+
+
+SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(1, 4))
+
+
+def arrays(shape, seed):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for _ in range(2)] + [
+        rng.standard_normal((shape[0], 1, 1)).astype(np.float32),
+        rng.standard_normal(shape[1:]).astype(np.float32),
+    ]
+
+
+def check(*pairs):
+    Tensor.realize_all([t for t, _ in pairs])
+    for got, expected in pairs:
+        np.testing.assert_allclose(got.numpy(), expected, rtol=2e-4, atol=2e-5)
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_elementwise_work_with_broadcasting_padding_and_flipping(shape, seed):
+    a, b, column, plane = arrays(shape, seed)
+    x, y, c, p = map(Tensor, (a, b, column, plane))
+    padded = np.pad(np.exp(a), ((1, 2), (0, 1), (2, 0)))
+    check(
+        ((x * c + p).tanh() - y, np.tanh(a * column + plane) - b),
+        (x.exp().pad(((1, 2), (0, 1), (2, 0))) + 1, padded + 1),
+        (x.flip(0, 2) * y, a[::-1, :, ::-1] * b),
+        (x.permute(2, 0, 1).exp(), np.exp(a.transpose(2, 0, 1))),
+    )
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_several_reductions_over_the_blocked_axis_at_once(shape, seed):
+    a, b, column, plane = arrays(shape, seed)
+    x, y, c, p = map(Tensor, (a, b, column, plane))
+    check(
+        ((x * y * c).sum(0), (a * b * column).sum(0)),
+        (x.sum(0), a.sum(0)),
+        ((x + p).max(0), (a + plane).max(0)),
+        (x.sum((0, 1)) * 2 + 1, a.sum((0, 1)) * 2 + 1),
+        (x.prod(0), a.prod(0)),
+    )
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_rows_with_reductions_that_depend_on_one_another(shape, seed):
+    a, _, _, plane = arrays(shape, seed)
+    x = Tensor(a)
+    e = np.exp(a - a.max(-1, keepdims=True))
+    e0 = np.exp(a - a.max(0, keepdims=True))
+    centred = a - a.mean((1, 2), keepdims=True)
+    check(
+        (x.softmax(-1), e / e.sum(-1, keepdims=True)),
+        (x.softmax(0), e0 / e0.sum(0, keepdims=True)),
+        (x.layernorm((1, 2)), centred / np.sqrt((centred**2).mean((1, 2), keepdims=True) + 1e-5)),
+    )
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_dots_with_work_on_their_results(shape, seed):
+    a, b, column, _ = arrays(shape, seed)
+    x, y, c = map(Tensor, (a, b, column))
+    product = a @ b.transpose(0, 2, 1)
+    check(((x @ y.transpose(1, 2)) * c + 1, product * column + 1), (x @ y.transpose(1, 2), product))
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_gathers_and_random_bits_do_not_depend_on_the_blocks(shape, seed):
+    a, _, _, _ = arrays(shape, seed)
+    index = np.random.default_rng(seed).integers(0, shape[0], (5, 2)).astype(np.int32)
+    check((Tensor(a).take(Tensor(index)) + 1, a[index] + 1))
+    Tensor.manual_seed(seed)
+    whole = Tensor.rand(*shape).numpy()
+    Tensor.manual_seed(seed)
+    np.testing.assert_array_equal((Tensor.rand(*shape).flip(0) * 1).numpy(), whole[::-1])
+
+
+def test_memory_that_is_not_there_is_an_error_and_not_the_end():
+    with pytest.raises(DeviceError, match="no memory for .* bytes.*smaller"):
+        Device["NUMPY"].allocate(2**60)
+    assert (Tensor([1.0]) + 1).item() == 2.0
