@@ -102,6 +102,18 @@ def describe(plan: Schedule) -> str:
     return "\n".join(shown)
 
 
+def announce(roots: list[Node], plan: Schedule, specialise: bool) -> None:
+    """What CLGRAD_DEBUG shows of a schedule before it runs: 2 the sources, 3 the decisions too, 4 the graph too."""
+    level = debug.level()
+    if level >= 4:
+        debug.say(draw(roots))
+    if level >= 3:
+        debug.say(describe(plan))
+    if level >= 2:
+        executables = realize.lower(plan.steps, specialise)
+        debug.say("\n".join(dict.fromkeys(e.source for e in executables if e is not None)))
+
+
 def measure(plan: Schedule) -> list[str]:
     """Run a schedule on buffers of its own and time each kernel."""
     buffers = {}

@@ -234,6 +234,10 @@ class Plan:
         self.wanted = [image[node] for node in self.results]
         computed = [w for w in dict.fromkeys(self.wanted) if not w.in_memory]
         self.schedule: Schedule = schedule(computed)
+        if debug.level() >= 2:
+            from .explain import announce
+
+            announce(computed, self.schedule, specialise=True)
         self.executables = realizing.lower(self.schedule.steps, specialise=True)
         self._donate()
         self._place()

@@ -38,6 +38,10 @@ def realize(nodes: Iterable[Node]) -> None:
     if not pending:
         return
     image, plan, retained = plan_for(pending)
+    if debug.level() >= 2:
+        from .explain import announce
+
+        announce([image[node] for node in pending], plan, specialise=False)
     run(plan, retained)
     write_back(image)
 
