@@ -211,8 +211,8 @@ class Tensor:
     def __repr__(self) -> str:
         head = f"Tensor(shape={self.shape}, dtype={self.dtype.name}, device={self.device!r}"
         grad = ", requires_grad=True" if self.requires_grad else ""
-        if trace.active() is not None or not realizing.is_view_of_memory(self._node):
-            return f"{head}{grad}, not computed yet)"
+        if trace.active() is not None:
+            return f"{head}{grad}, no value while tracing)"
         return f"{head}{grad},\n{np.array2string(self.numpy(), precision=4, threshold=64)})"
 
     # --- reading --------------------------------------------------------------------------------------------------
