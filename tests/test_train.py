@@ -1,10 +1,12 @@
 """`clgrad train`: the run folder, reproducibility, and going on after every kind of stop."""
 
 import errno
+import io
 import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -23,6 +25,8 @@ from clgrad.cli.checkpoint import FILE_NAME, load
 from clgrad.cli.generate import load_run
 from clgrad.cli.main import main
 from clgrad.cli.plot import smooth
+from clgrad.cli.progress import Progress, duration
+from clgrad.cli.signals import StopSignals
 from clgrad.models import GPT
 
 TEXT = "the quick brown fox jumps over the lazy dog.\nROMEO: ay, me!\n" * 20
@@ -189,6 +193,73 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
     checkpoints = [load(folder / FILE_NAME) for folder in (tmp_path / "run", whole)]
     for name, array in checkpoints[0].arrays.items():
         assert np.array_equal(array, checkpoints[1].arrays[name]), name
+
+
+def test_a_run_on_opencl_resumes_bit_for_bit_and_follows_numpy(tmp_path, text, finished, monkeypatch, cl):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main(arguments(whole, text, device=cl)) == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        assert main(arguments(run, text, device=cl)) == 130
+    assert main(["train", "--resume", str(run)]) == 0
+    assert losses(run) == losses(whole)
+    for theirs, ours in zip(losses(whole), losses(finished), strict=True):
+        assert abs(theirs["train_loss"] - ours["train_loss"]) < 1e-3
+
+
+def test_resume_says_where_the_machine_has_changed(tmp_path, text, capsys, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert main(arguments(tmp_path / "run", text, max_iters=1)) == 0
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert "note:" not in capsys.readouterr().err
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert "note: blas_threads was 3 and is 5" in capsys.readouterr().err
+
+
+def test_the_first_signal_asks_to_stop_and_the_second_one_insists():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as stop:
+        assert stop.signal == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)  # a signal is handled before this ends
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_loss_speed_and_the_time_left(monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    progress = Progress(10, 40)
+    progress.update(30, 2.5, 1234.4, 2.75)
+    progress.close()
+    last = screen.getvalue().split("\r")[-1]
+    assert "30/40" in last and "loss=2.5000" in last and "tokens/s=1,234" in last and "val=2.7500" in last
+    assert re.search(r"\[\d+:\d+<\d+:\d+", last)  # gone < left
+
+
+def test_without_a_terminal_or_tqdm_there_are_plain_lines(monkeypatch):
+    for screen in (io.StringIO(), Terminal()):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", screen)
+            patch.setitem(sys.modules, "tqdm", None)
+            progress = Progress(0, 40)
+            progress.update(10, 2.5, 1234.4)
+            progress.update(20, 2.25, 1234.4, 2.75)
+            progress.close()
+        assert re.fullmatch(r"iter 20/40  loss 2\.2500  tokens/s 1,234  val 2\.7500  0:00 left\n", screen.getvalue())
+
+
+def test_durations_are_read_as_clocks():
+    assert [duration(seconds) for seconds in (0, 59.6, 187, 3600 + 123)] == ["0:00", "1:00", "3:07", "1:02:03"]
 
 
 def test_a_torn_last_line_of_metrics_is_mended(tmp_path, text, finished, monkeypatch):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
+
 from .. import Device, DeviceError, Tensor
 from .errors import UsageError
 
@@ -16,6 +20,16 @@ def choose_device(name: str) -> str:
         raise UsageError(
             f"--device {name}: {str(error).rstrip('.')}. Valid here: auto, {', '.join(Device.names())}"
         ) from error
+
+
+def environment(device: str) -> dict[str, str]:
+    """What the last digits of a run's numbers depend on, beside its configuration."""
+    named = (os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    return {
+        "device": Device[device].describe().description,
+        "numpy": np.__version__,
+        "blas_threads": next(filter(None, named), str(os.cpu_count())),
+    }
 
 
 def print_devices() -> None:

@@ -27,7 +27,7 @@ from . import checkpoint as checkpoints
 from . import metrics
 from .config import FIXED_ON_RESUME, Settings, TrainConfig, settings
 from .data import EVALUATION, TRAINING, Text, Vocabulary, batch, load_text, split
-from .devices import choose_device
+from .devices import choose_device, environment
 from .errors import Stopped, UsageError
 from .generate import complete
 from .plot import plot_losses
@@ -181,6 +181,7 @@ class Run:
             model=dataclasses.asdict(self.model_config),
             vocabulary=self.vocabulary.characters,
             text_sha256=self.text_hash,
+            environment=environment(self.config.device),
         )
         checkpoints.save(self.folder / checkpoints.FILE_NAME, checkpoints.Checkpoint(self.arrays(), state))
         self.export()
@@ -270,6 +271,11 @@ def resume(folder: Path, flags: Mapping[str, Any]) -> None:
     config = dataclasses.replace(chosen.train, device=choose_device(chosen.train.device))
     run = Run(folder, text, config, chosen.model)
     run.restore(checkpoint)
+    for name, value in environment(config.device).items():
+        if value != state["environment"][name]:
+            print(
+                f"note: {name} was {state['environment'][name]} and is {value}: last digits may differ", file=sys.stderr
+            )
 
     def begin() -> None:
         checkpoints.remove_temporary_files(folder)
