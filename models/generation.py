@@ -146,10 +146,10 @@ def generate(
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"generate: top_p must be above 0 and at most 1, got {top_p}")
     sampler = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=np.random.default_rng(seed))
-    return _tokens(model, window[-model.config.block_size :], max_tokens, sampler, use_cache)
+    return _stream(model, window[-model.config.block_size :], max_tokens, sampler, use_cache)
 
 
-def _tokens(model: GPT, window: list[int], max_tokens: int, sampler: Any, use_cache: bool) -> Iterator[int]:
+def _stream(model: GPT, window: list[int], max_tokens: int, sampler: Any, use_cache: bool) -> Iterator[int]:
     # Decoders are kept on the model, so that a second prompt finds everything traced; one that is in use is not shared.
     idle = vars(model).setdefault("_idle_decoders", [])
     device = model.transformer.wte.weight.device
@@ -158,20 +158,24 @@ def _tokens(model: GPT, window: list[int], max_tokens: int, sampler: Any, use_ca
     try:
         known = 0  # tokens at the start of the window that the cache holds
         for _ in range(max_tokens):
-            training = model.training
-            model.eval()
+            training = [module for module in model.modules() if module.training]
             try:
+                for module in training:
+                    module.training = False
                 logits = decoder.logits_cached(window, known) if use_cache else decoder.logits_uncached(window)
             finally:
-                model.train(training)
+                for module in training:
+                    module.training = True
             known = len(window)
             token = sampler(logits)
             yield token
             window.append(token)
             if len(window) > decoder.block_size:
                 window, known = window[-(decoder.block_size - decoder.block_size // 2) :], 0
-    finally:
         idle.append(decoder)
+    except GeneratorExit:  # nobody wants the rest. After an error the cache may hold NaN, which no mask hides
+        idle.append(decoder)
+        raise
 
 
 def sample(

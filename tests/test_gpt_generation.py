@@ -84,11 +84,29 @@ def test_generation_reads_the_weights_that_the_model_has_now():
     assert list(generate(model, PROMPT, 20, temperature=0)) == list(generate(other, PROMPT, 20, temperature=0))
 
 
+def test_weights_that_diverged_leave_nothing_behind():
+    model, other = GPT(config()), ours(reference(seed=5, std=1.0))
+    good = other.state_dict()
+    model.load_state_dict(good | {"transformer.wpe.weight": np.full((BLOCK, SIZES["n_embd"]), np.nan)})
+    with pytest.raises(ValueError, match="diverged"):
+        list(generate(model, PROMPT, 3))
+    model.load_state_dict(good)
+    assert list(generate(model, PROMPT, 5, seed=0)) == list(generate(other, PROMPT, 5, seed=0))
+
+
+def test_a_stream_that_is_left_early_leaves_its_passes_for_the_next():
+    model = ours(reference())
+    for _ in range(3):
+        next(generate(model, PROMPT, 10))
+    assert decoder(model).extend.traces == 1
+
+
 def test_generation_drops_nothing_and_leaves_the_mode_alone():
     model = ours(reference(std=1.0), dropout=0.5).train()
+    model.transformer.drop.eval()
     tokens = generate(model, PROMPT, 20, temperature=0)
     first = next(tokens)
-    assert model.training and model.transformer.h[0].mlp.dropout.training
+    assert model.training and model.transformer.h[0].mlp.dropout.training and not model.transformer.drop.training
     assert [first, *tokens] == list(generate(ours(reference(std=1.0)), PROMPT, 20, temperature=0))
 
 
@@ -127,6 +145,12 @@ def frequencies(draws=20000, temperature=1.0, top_k=None, top_p=None):
 )
 def test_tokens_are_drawn_with_the_probabilities_asked_for(options, expected):
     np.testing.assert_allclose(frequencies(**options), expected, atol=0.015)
+
+
+def test_top_p_stops_as_soon_as_the_probability_is_reached():
+    rng = np.random.default_rng(0)
+    even = np.zeros(4, np.float32)
+    assert {generation.sample(even, 1.0, None, 0.5, rng) for _ in range(50)} == {0, 1}
 
 
 def test_logits_that_are_not_finite_are_refused():
