@@ -40,7 +40,7 @@ def main() -> None:
     losses = [step(x, y).item()]
     replayed = jit(step)
     losses += [replayed(x, y).item() for _ in range(2)]
-    assert losses[-1] < losses[0], losses
+    assert np.isfinite(losses).all(), losses
     print("oclgrind_step: done", losses)
 
 
