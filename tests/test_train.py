@@ -217,6 +217,28 @@ def test_resume_says_where_the_machine_has_changed(tmp_path, text, capsys, monke
     assert "note: blas_threads was 3 and is 5" in capsys.readouterr().err
 
 
+def test_a_signal_during_an_evaluation_stops_after_the_next_step_and_saves_that(
+    tmp_path, text, finished, monkeypatch, capsys
+):
+    evaluate = trainer.Run.evaluate
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Run, "evaluate", interrupted)
+        assert main(arguments(tmp_path / "run", text)) == 130
+    assert "saved at iteration 6;" in capsys.readouterr().out
+    assert load(tmp_path / "run" / FILE_NAME).state["iteration"] == 6
+    assert losses(tmp_path / "run") == losses(finished)[:6]
+
+
+def test_a_text_of_blanks_trains_too(tmp_path):
+    (tmp_path / "blanks").write_text(" \n" * 200)
+    assert main(arguments(tmp_path / "run", tmp_path / "blanks", max_iters=1)) == 0
+
+
 def test_the_first_signal_asks_to_stop_and_the_second_one_insists():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as stop:

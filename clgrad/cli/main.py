@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug or not expected(error):
             raise
-        print(f"clgrad: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"clgrad: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

@@ -47,7 +47,7 @@ class Run:
         self.folder, self.config, self.iteration = folder, train, 0
         self.source, self.text_hash = text.source, text.sha256()
         self.vocabulary = Vocabulary.of(text.content)
-        self.prompt = "ROMEO:" if "ROMEO:" in text.content else text.content.split(maxsplit=1)[0][:20]
+        self.prompt = "ROMEO:" if "ROMEO:" in text.content else text.content.lstrip()[:6] or text.content[:1]
         self.model_config = model_config(model, len(self.vocabulary))
         self.training, self.validation = split(self.vocabulary.encode(text.content), self.model_config.block_size)
         Tensor.manual_seed(train.seed)
@@ -120,13 +120,15 @@ class Run:
         with StopSignals() as stop, metrics.MetricsFile(self.folder / metrics.FILE_NAME) as log:
             try:
                 began = time.perf_counter()
-                while self.iteration < config.max_iters and not stop.signal:
+                stopping = False
+                while self.iteration < config.max_iters and not stopping:
                     iteration, rate = self.iteration + 1, self.learning_rate(self.iteration + 1)
                     pending.append((iteration, rate, self.train_once(iteration, rate)))
                     self.iteration = iteration
                     last = iteration == config.max_iters
                     evaluates = last or iteration % config.eval_interval == 0
-                    saves = last or iteration % config.checkpoint_interval == 0 or bool(stop.signal)
+                    stopping = bool(stop.signal)  # read once: a signal that comes later waits for the next step
+                    saves = last or stopping or iteration % config.checkpoint_interval == 0
                     # The first step traces and compiles: its time is its own.
                     many = len(pending) >= STEPS_BETWEEN_READS or iteration == 1
                     if many or evaluates or saves or time.perf_counter() - began > SECONDS_BETWEEN_READS:
