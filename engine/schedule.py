@@ -29,7 +29,7 @@ from .ops import MOVEMENT, REDUCE
 CHEAP_OPS = 12
 DEEP = 64  # longer chains of elementwise operations are cut, so that kernels stay of a size compilers like
 LARGEST_BODY = 320  # instructions
-MOST_BUFFERS = 56  # inputs and outputs of a merged kernel; OpenCL guarantees 1024 bytes of arguments
+MOST_BUFFERS = 44  # inputs and outputs of a merged kernel: OpenCL guarantees 1024 bytes of arguments, each takes 16
 SMALL = 1 << 17  # points of the iteration space of a kernel that is over sooner than the next one is launched
 TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "erf", "expm1", "log1p", "pow", "gather"))
 HEAVY = frozenset((*REDUCE, "dot", "scatter_add", "copy"))
