@@ -40,7 +40,7 @@ is known after a full pass over `reduce_axes`. Outputs of a row kernel whose Vie
 written once a row. The Views of outputs never overlap themselves.
 
 A scatter kernel has an empty body and `scatter` set: output 0, contiguous (rows, *rest), is the sum
-over i of values[i] into row index[i], added in the order of i, starting from zero. Its inputs are 0 (values) and 1 (index).
+over i of values[i] into row index[i], added in the order of i, starting from zero, each sum rounded to the dtype. Its inputs are 0 (values) and 1 (index).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from __future__ import annotations
 from math import pi, prod, sqrt
 from typing import Optional
 
+from ..backends.dtypes import float16, float32
 from .node import Node, constant, iota, make, topological
 
 
@@ -69,6 +70,12 @@ def _mod_gradient(g: Node, y: Node, a: Node, b: Node):
     return g, -g * make("floor", (a / b,))
 
 
+def _gather_gradient(g: Node, y: Node, x: Node, index: Node):
+    """Each row gains the gradients of all its readers. In float16 their sum is rounded once, not at each addition."""
+    wide = float32 if g.dtype == float16 else g.dtype
+    return make("scatter_add", (g.cast(wide), index), x.shape[0]).cast(x.dtype), None
+
+
 # fmt: off
 GRADIENTS = {
     "neg":         lambda g, y, x: (-g,),
@@ -103,7 +110,7 @@ GRADIENTS = {
     "shrink":      lambda g, y, x: (make("pad", (g,), tuple((lo, n - hi) for (lo, hi), n in zip(y.arg, x.shape))),),
     "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
     "dot":         lambda g, y, a, b: (make("dot", (g, b.transpose())), make("dot", (a.transpose(), g))),
-    "gather":      lambda g, y, x, index: (make("scatter_add", (g, index), x.shape[0]), None),
+    "gather":      _gather_gradient,
     "scatter_add": lambda g, y, values, index: (make("gather", (g, index)), None),
     "contiguous":  lambda g, y, x: (g,),
     "barrier":     lambda g, y, x: (g,),

@@ -149,9 +149,8 @@ def scatter_add(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
     sorted_index = index[order]
     starts = np.flatnonzero(np.concatenate(([True], sorted_index[1:] != sorted_index[:-1])))
     gathered = values[order]
-    wide = np.float32 if values.dtype == np.float16 else values.dtype
     out[...] = 0
-    out[sorted_index[starts]] = np.add.reduceat(gathered, starts, axis=0, dtype=wide)
+    out[sorted_index[starts]] = np.add.reduceat(gathered, starts, axis=0, dtype=values.dtype)
 
 
 NAMES: dict[str, Any] = {
