@@ -155,10 +155,11 @@ def _stream(model: GPT, window: list[int], max_tokens: int, sampler: Any, use_ca
     device = model.transformer.wte.weight.device
     decoder = next((d for d in idle if d.device == device), None) or Decoder(model)
     idle[:] = [d for d in idle if d is not decoder and d.device == device]
+    modules = list(model.modules())
     try:
         known = 0  # tokens at the start of the window that the cache holds
         for _ in range(max_tokens):
-            training = [module for module in model.modules() if module.training]
+            training = [module for module in modules if module.training]
             try:
                 for module in training:
                     module.training = False

@@ -122,7 +122,7 @@ def test_a_seed_repeats_and_no_seed_varies(gpt):
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32))
 
 
-def frequencies(draws=20000, temperature=1.0, top_k=None, top_p=None):
+def frequencies(draws=8000, temperature=1.0, top_k=None, top_p=None):
     rng = np.random.default_rng(0)
     tokens = [generation.sample(LOGITS, temperature, top_k, top_p, rng) for _ in range(draws)]
     return np.bincount(tokens, minlength=len(LOGITS)) / draws
@@ -144,7 +144,7 @@ def frequencies(draws=20000, temperature=1.0, top_k=None, top_p=None):
     ],
 )
 def test_tokens_are_drawn_with_the_probabilities_asked_for(options, expected):
-    np.testing.assert_allclose(frequencies(**options), expected, atol=0.015)
+    np.testing.assert_allclose(frequencies(**options), expected, atol=0.02)
 
 
 def test_top_p_stops_as_soon_as_the_probability_is_reached():
