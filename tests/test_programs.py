@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import elements, laid_out, move, movement, pooled, shapes
 
-from clgrad import Device, Tensor
+from clgrad import Device, Tensor, jit
 from clgrad.backends.numpy import render
 from clgrad.backends.numpy.backend import NumpyBackend
 from clgrad.engine import simplify
@@ -37,14 +37,15 @@ class Program(NamedTuple):
     steps: list[Step]
     together: list[int]
 
-    def values(self) -> list[np.ndarray]:
-        values = list(self.leaves)
+    def values(self, leaves: list[np.ndarray] | None = None) -> list[np.ndarray]:
+        values = list(self.leaves if leaves is None else leaves)
         for kind, operands, arg in self.steps:
             values.append(np.asarray(MEANING[kind](*(values[i] for i in operands), *([] if arg is None else [arg]))))
         return values
 
-    def tensors(self, device: str) -> list[Tensor]:
-        values = [Tensor(leaf, dtype=leaf.dtype, device=device) for leaf in self.leaves]
+    def tensors(self, device: str, leaves: list[Tensor] | None = None) -> list[Tensor]:
+        values = leaves or [Tensor(leaf, dtype=leaf.dtype, device=device) for leaf in self.leaves]
+        values = list(values)
         for kind, operands, arg in self.steps:
             values.append(SPELLING[kind](*(values[i] for i in operands), *([] if arg is None else [arg])))
         return values
@@ -201,3 +202,66 @@ def test_programs_on_opencl_give_what_their_steps_give(cl, many):
         Tensor.realize_all([values[i] for program, values in zip(many, tensors) for i in program.together])
         for program, values in zip(many, tensors):
             check(program, values, program.together)
+
+
+class Machine(NamedTuple):
+    """A program called again and again: leaf 0 is its argument, the others are state, which each call replaces."""
+
+    program: Program
+    updates: dict[int, int]  # leaf -> value
+    calls: int
+
+    def argument(self, call: int) -> np.ndarray:
+        return self.program.leaves[0] + self.program.leaves[0].dtype.type(call)
+
+
+@st.composite
+def machines(draw) -> Machine:
+    program = draw(programs())
+    values = program.values()
+    updates = {}
+    for leaf, state in list(enumerate(program.leaves))[1:]:
+        alike = [i for i, v in enumerate(values) if v.shape == state.shape and v.dtype == state.dtype and i != leaf]
+        if alike and draw(st.integers(0, 3)):
+            updates[leaf] = draw(st.sampled_from(alike))
+    return Machine(program, updates, draw(st.integers(2, 4)))
+
+
+def run_machine(machine: Machine, device: str) -> None:
+    program = machine.program
+    states = [Tensor(leaf, dtype=leaf.dtype, device=device) for leaf in program.leaves[1:]]
+
+    @jit
+    def step(x):
+        values = program.tensors(device, [x, *(state.detach() for state in states)])  # the values, not the names
+        for leaf, value in machine.updates.items():
+            states[leaf - 1].assign(values[value])
+        return [values[i] for i in program.together]
+
+    wanted = list(program.leaves[1:])
+    kept: list[tuple[Tensor, np.ndarray]] = []
+    for call in range(machine.calls):
+        x = machine.argument(call)
+        values = program.values([x, *wanted])
+        kept += [(state.detach(), want) for state, want in zip(states, wanted)]
+        results = step(Tensor(x, dtype=x.dtype, device=device))
+        kept += [(result, values[i]) for result, i in zip(results, program.together, strict=True)]
+        wanted = [values[machine.updates.get(leaf, leaf)] for leaf in range(1, len(program.leaves))]
+    kept += zip(states, wanted, strict=True)
+    for number, (tensor, want) in enumerate(kept):  # no later call has written over what an earlier one gave
+        np.testing.assert_array_equal(tensor.numpy(), want, err_msg=f"value {number}")
+    assert step.traces == 1
+
+
+@given(machines())
+def test_replays_on_numpy_update_state_and_leave_what_was_kept_alone(machine):
+    with np.errstate(all="ignore"):
+        run_machine(machine, "NUMPY")
+
+
+@FEW
+@given(st.lists(machines(), min_size=2, max_size=3))
+def test_replays_on_opencl_update_state_and_leave_what_was_kept_alone(cl, many):
+    with np.errstate(all="ignore"):
+        for machine in many:
+            run_machine(machine, cl)
