@@ -12,7 +12,7 @@ dtype('int16')
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def as_dtype(dtype) -> DType:
     return NAMES[resolved.name]
 
 
-@lru_cache(maxsize=None)
+@cache
 def promote(a: DType, b: DType) -> DType:
     """The dtype in which `a` and `b` meet: bool < integers < floats, then the wider of two of a kind.
 

@@ -25,8 +25,8 @@ What each instruction means (T is its dtype; every operand of arithmetic has T u
                  (low, high) words and the counter words (low, high of counter + p // 4, 0, 0); 0 outside its mask
     valid        arg View over `shape`; T is bool: whether the point lies inside the View's mask
     gather       src (index,): an integer of any width; arg (input slot, View over `shape`, stride, rows):
-                 the element at View position + index * stride, or 0 outside the View's mask; an index outside 0 <= index < rows reads nothing,
-                 gives 0 and is reported (see Backend)
+                 the element at View position + index * stride, or 0 outside the View's mask; an index outside
+                 0 <= index < rows reads nothing, gives 0 and is reported (see Backend)
     reduce_sum, reduce_max, reduce_prod
                  src (value,); the reduction over all of `reduce_axes`; result constant along them. NaN wins in
                  reduce_max. A sum of float16 is accumulated in float32 and rounded once
@@ -40,7 +40,8 @@ is known after a full pass over `reduce_axes`. Outputs of a row kernel whose Vie
 written once a row. The Views of outputs never overlap themselves.
 
 A scatter kernel has an empty body and `scatter` set: output 0, contiguous (rows, *rest), is the sum
-over i of values[i] into row index[i], added in the order of i, starting from zero, each sum rounded to the dtype. Its inputs are 0 (values) and 1 (index).
+over i of values[i] into row index[i], added in the order of i, starting from zero, each sum rounded to the dtype.
+Its inputs are 0 (values) and 1 (index).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ ELEMENTWISE: dict[str, int] = {
     "pow": 2,         # floats only, as C's pow
     "lt": 2, "eq": 2,  # result bool, operands of one dtype; any comparison with NaN is False
     "and": 2, "or": 2, "xor": 2,  # integers and bool
-    "shl": 2, "shr": 2,  # integers; a shift by the width or more, or by a negative amount: 0, and -1 for shr of a negative
+    "shl": 2, "shr": 2,  # integers; by the width or more, or by a negative amount: 0, and -1 for shr of a negative
     "where": 3,       # src (bool, T, T)
     "cast": 1,        # to T: float to integer truncates, saturates, NaN gives 0; integers wrap; to bool is x != 0
     "bitcast": 1,     # the same bits under a dtype of the same width; never bool
@@ -90,7 +91,8 @@ class Output(NamedTuple):
     view: View
 
 
-class Scatter(NamedTuple):
+@dataclass(frozen=True)
+class Scatter:
     """Sizes of a scatter-add: `count` values of `width` elements each into `rows` rows.
 
     `values` is a View of shape (count, width) over input 0, `index` one of shape (count,) over input 1.
@@ -161,7 +163,9 @@ class Kernel:
         return tuple(stages)
 
     def __str__(self) -> str:
-        lines = [f"{self.kind} {self.name} over {self.shape}" + (f" reducing {self.reduce_axes}" if self.reduce_axes else "")]
+        lines = [
+            f"{self.kind} {self.name} over {self.shape}" + (f" reducing {self.reduce_axes}" if self.reduce_axes else "")
+        ]
         for i, (op, src, arg, dtype) in enumerate(self.body):
             operands = " ".join(f"%{s}" for s in src)
             lines.append(f"  %{i} = {op:<10} {operands:<12} {'' if arg is None else arg}  {dtype.name}".rstrip())

@@ -78,7 +78,8 @@ class View(NamedTuple):
         mask = self.mask
         if mask is not None:
             mask = tuple(
-                (min(max(m0 - lo, 0), hi - lo), max(min(m1 - lo, hi - lo), 0)) for (m0, m1), (lo, hi) in zip(mask, bounds)
+                (min(max(m0 - lo, 0), hi - lo), max(min(m1 - lo, hi - lo), 0))
+                for (m0, m1), (lo, hi) in zip(mask, bounds)
             )
         return _normalised(tuple(hi - lo for lo, hi in bounds), self.strides, offset, mask)
 
@@ -96,7 +97,9 @@ class View(NamedTuple):
         strides = tuple(-s if a in axes else s for a, s in enumerate(self.strides))
         mask = self.mask
         if mask is not None:
-            mask = tuple((n - hi, n - lo) if a in axes else (lo, hi) for a, ((lo, hi), n) in enumerate(zip(mask, self.shape)))
+            mask = tuple(
+                (n - hi, n - lo) if a in axes else (lo, hi) for a, ((lo, hi), n) in enumerate(zip(mask, self.shape))
+            )
         return View(self.shape, strides, offset, mask)
 
     def reshape(self, shape: Shape) -> Optional[View]:

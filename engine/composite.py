@@ -1,8 +1,8 @@
 """Composites: operations that know their own gradient.
 
-A composite is a node whose first source is its expansion into primitives and whose other sources are the inputs that its
-gradient is taken for. Scheduling sees the expansion only; `gradient.py` asks the rule. A rule returns nodes, so it can
-itself be differentiated, and it is written in terms of the result `y` where that saves computing things twice.
+A composite is a node whose first source is its expansion into primitives and whose other sources are the inputs that
+its gradient is taken for. Scheduling sees the expansion only; `gradient.py` asks the rule. A rule returns nodes, so
+it can itself be differentiated, and it is written in terms of the result `y` where that saves computing things twice.
 
 >>> from clgrad import Tensor
 >>> x = Tensor([0.0, 0.0], requires_grad=True)

@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 
 def work(kernel: Kernel) -> tuple[int, int]:
-    """(floating-point operations, bytes read and written) of one run: what the kernel has to do, each buffer counted once."""
+    """(floating-point operations, bytes read and written) that one run has to do, each buffer counted once."""
     points = prod(kernel.shape)
     operations = 0
     sizes: dict[int, int] = {}
@@ -67,4 +67,5 @@ def timed(step: Step, launch: Callable[[], Any], backend: Backend) -> None:
 def line(kernel: Kernel, device: str, seconds: float) -> str:
     operations, nbytes = work(kernel)
     rate = 1e-9 / max(seconds, 1e-9)
-    return f"{device:<6} {kernel.name:<44} {seconds * 1e6:9.1f} us {operations * rate:8.2f} GFLOP/s {nbytes * rate:8.2f} GB/s"
+    rates = f"{operations * rate:8.2f} GFLOP/s {nbytes * rate:8.2f} GB/s"
+    return f"{device:<6} {kernel.name:<44} {seconds * 1e6:9.1f} us {rates}"

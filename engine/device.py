@@ -32,7 +32,9 @@ class Devices:
             return f"CL:{int(match[1])}" if match[1] and int(match[1]) else "CL"
         if upper == "NUMPY":
             return upper
-        raise DeviceError(f"there is no device {name!r}; names are NUMPY, CL, CL:1, ... and `clgrad devices` lists them")
+        raise DeviceError(
+            f"there is no device {name!r}; names are NUMPY, CL, CL:1, ... and `clgrad devices` lists them"
+        )
 
     def __getitem__(self, name: str) -> Backend:
         """The backend of that name, opened if it is not yet. Raises DeviceError if it cannot be."""

@@ -188,7 +188,7 @@ def elu(self: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 def clip(self: Tensor, min_=None, max_=None) -> Tensor:
-    """x held between `min_` and `max_`, either of which may be None. The gradient is 1 where x is within, ends included."""
+    """x held between `min_` and `max_` (either may be None). The gradient is 1 where x is within, ends included."""
     if min_ is None and max_ is None:
         raise ValueError("clip: give min_, max_ or both")
     x = self
@@ -413,7 +413,7 @@ def lerp(self: Tensor, end: Tensor, weight: Operand) -> Tensor:
 
 
 def cast(self: Tensor, dtype) -> Tensor:
-    """The value as another dtype. Float to integer truncates and saturates, NaN gives 0; integers wrap; bool is x != 0."""
+    """As another dtype. Float to integer truncates and saturates, NaN gives 0; integers wrap; bool is x != 0."""
     wanted = dtypes.as_dtype(dtype)
     return self if wanted == self.dtype else self._apply("cast", wanted)
 

@@ -1,8 +1,8 @@
 """explain: every stage of one value, from the user's line to the text that ran.
 
 Comes in: a Tensor. Goes out: a text with the lines that made it, its graph, the graph of its gradient, the schedule
-with the reason of every decision, the kernels and their sources, and what the run did. Nothing is changed: the Tensor is
-as lazy, or as realised, as before; what was computed already shows as a leaf.
+with the reason of every decision, the kernels and their sources, and what the run did. Nothing is changed: the Tensor
+is as lazy, or as realised, as before; what was computed already shows as a leaf.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ gradient a source (None: nothing flows there).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import pi, prod, sqrt
 from typing import Optional
 
@@ -77,7 +78,7 @@ def _gather_gradient(g: Node, y: Node, x: Node, index: Node):
 
 
 # fmt: off
-GRADIENTS = {
+GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "neg":         lambda g, y, x: (-g,),
     "exp":         lambda g, y, x: (g * y,),
     "log":         lambda g, y, x: (g / x,),

@@ -135,16 +135,18 @@ def _filled(structure: Any, results: list[Tensor]) -> Any:
 class Captured:
     """One captured Tensor of a plan: where to find it at a replay, and what the replay binds it to."""
 
-    __slots__ = ("tensor", "argument", "parent", "stand_in", "shape", "dtype", "device", "has_grad", "grad_read", "requires_grad",
-                 "value", "grad", "grad_changed", "donated")  # fmt: skip
-
     def __init__(self, capture: Capture, argument: Optional[int]):
         self.tensor: Optional[Tensor] = None if argument is not None else capture.tensor
         self.argument = argument
         self.parent: Optional[Captured] = None  # this Tensor is the .grad of that one
         self.stand_in = capture.stand_in
         node = capture.node
-        self.shape, self.dtype, self.device, self.requires_grad = node.shape, node.dtype, node.device, node.requires_grad
+        self.shape, self.dtype, self.device, self.requires_grad = (
+            node.shape,
+            node.dtype,
+            node.device,
+            node.requires_grad,
+        )
         self.has_grad = capture.grad is not None
         self.grad_read = capture.grad_read
         self.value: Optional[int] = None  # number of the result that it is bound to
@@ -244,17 +246,14 @@ class Plan:
 
     def _donate(self) -> None:
         """Which results may overwrite the value that they replace: see `_overwrites`."""
-        written = {node: i for i, step in enumerate(self.schedule.steps) for node in step.outputs}
-        last_read: dict[Node, int] = {}
-        for i, step in enumerate(self.schedule.steps):
-            for node in step.inputs:
-                last_read[node] = i
+        written = {node: i for i, s in enumerate(self.schedule.steps) for node in s.outputs}
+        last_read = {node: i for i, s in enumerate(self.schedule.steps) for node in s.inputs}
         results_used = [c.grad for c in self.captures] + list(self.returned)
         for captured in self.captures:
             if captured.value is None:
                 continue
             node = self.wanted[captured.value]
-            step = written.get(node)
+            step = written.get(node)  # the number of the step that computes it
             shared = self.wanted.count(node) > 1 or captured.value in results_used
             if step is None or shared or captured.stand_in in self.wanted:
                 continue
@@ -293,9 +292,7 @@ class Plan:
                 self.fixed[node] = arenas[arena].slice(offset, life.nbytes)
         self.launches: list[Any] = [None] * len(steps)
         self.bound: list[Optional[list[tuple[Any, int]]]] = [None] * len(steps)
-        self.variable = [
-            any(node not in self.fixed for node in (*step.inputs, *step.outputs)) for step in steps
-        ]
+        self.variable = [any(node not in self.fixed for node in (*step.inputs, *step.outputs)) for step in steps]
         self.spare: dict[int, Buffer] = {}
 
     # --- replay -------------------------------------------------------------------------------------------------
@@ -351,7 +348,7 @@ class Plan:
                 output[number] = spare or Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize)
         first: dict[Node, int] = {}  # results that are one node share its buffer
         for number, node in enumerate(self.wanted):
-            if node in first:
+            if node in first and not node.in_memory:
                 output[number] = output[first[node]]
             first.setdefault(node, number)
         return output

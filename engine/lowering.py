@@ -412,6 +412,8 @@ def _name(kind: str, shape: Shape, instrs: list[Instr]) -> str:
     telling = []
     for instr in instrs:
         op = instr.op.removeprefix("reduce_")
-        if (instr.op in REDUCE or op in ("exp", "log", "tanh", "erf", "sqrt", "gather", "random")) and op not in telling:
+        if (
+            instr.op in REDUCE or op in ("exp", "log", "tanh", "erf", "sqrt", "gather", "random")
+        ) and op not in telling:
             telling.append(op)
     return "_".join([kind, *telling[:4], "x".join(map(str, shape)) or "1"])

@@ -1,8 +1,8 @@
 """The memory plan: where intermediate values lie.
 
 Comes in: values with their sizes and the first and last step that touches each. Goes out: an arena number and an offset
-for each, such that no two that are alive at once overlap. The largest are placed first, each at the lowest place that is
-free during its whole life (the greedy-by-size strategy of Pisarchyk and Lee, 2020). Arenas are as large as a device
+for each, such that no two that are alive at once overlap. The largest are placed first, each at the lowest place that
+is free during its whole life (the greedy-by-size strategy of Pisarchyk and Lee, 2020). Arenas are as large as a device
 allows a single allocation to be.
 
 >>> from clgrad.engine.memory import Life, place

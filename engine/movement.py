@@ -159,7 +159,9 @@ def split(self: Tensor, sizes, dim: int = 0) -> tuple[Tensor, ...]:
             raise ValueError(f"split: the size must be positive, got {sizes}")
         sizes = [min(sizes, total - start) for start in range(0, max(total, 1), sizes)]
     if sum(sizes) != total:
-        raise ShapeError(f"split: sizes {list(sizes)} add up to {sum(sizes)}, not to the {total} of axis {axis} of {self.shape}")
+        raise ShapeError(
+            f"split: sizes {list(sizes)} add up to {sum(sizes)}, not to the {total} of axis {axis} of {self.shape}"
+        )
     parts, start = [], 0
     for size in sizes:
         parts.append(self.shrink([(start, start + size) if a == axis else None for a in range(self.ndim)]))
@@ -191,7 +193,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         part = t.pad([(start, total - end) if a == axis else None for a in range(t.ndim)])
         if result is not None:
             # Chosen by position, not added: adding would turn -0.0 into 0.0, and bools into sums.
-            inside = type(t).arange(total, device=t.device).reshape([-1 if a == axis else 1 for a in range(t.ndim)]) < start
+            inside = (
+                type(t).arange(total, device=t.device).reshape([-1 if a == axis else 1 for a in range(t.ndim)]) < start
+            )
             part = inside.where(result, part)
         result, start = part, end
     assert result is not None
@@ -335,7 +339,11 @@ def setitem(self: Tensor, index: Any, value) -> None:
     tensor_type = type(self)
     if any(isinstance(item, tensor_type) for item in items):
         raise IndexError("assignment through an integer Tensor is not supported; build the value with where()")
-    axes = [slice(i, i + 1) if isinstance(i, int) and i != -1 else slice(-1, None) if i == -1 else i for i in items if i is not None]
+    axes = [
+        slice(i, i + 1) if isinstance(i, int) and i != -1 else slice(-1, None) if i == -1 else i
+        for i in items
+        if i is not None
+    ]
     inside = None
     for a, (item, n) in enumerate(zip(axes, self.shape, strict=True)):
         covered = tensor_type([i in range(*item.indices(n)) for i in range(n)], device=self.device, dtype="bool")

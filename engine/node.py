@@ -64,7 +64,9 @@ class Node:
         self.buffer = self.owner = None
 
     def __repr__(self) -> str:
-        return f"<{self.op} {self.shape} {self.dtype.name} {self.device}{' realised' if self.buffer is not None else ''}>"
+        return (
+            f"<{self.op} {self.shape} {self.dtype.name} {self.device}{' realised' if self.buffer is not None else ''}>"
+        )
 
     @property
     def in_memory(self) -> bool:

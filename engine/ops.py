@@ -161,7 +161,9 @@ def _bitcast(op, src, arg):
 def _reduce(op, src, arg):
     shape = src[0].shape
     if op == "reduce_max" and any(shape[a] == 0 for a in arg) and prod(n for a, n in enumerate(shape) if a not in arg):
-        raise ShapeError(f"max: the reduced axes {arg} of shape {shape} are empty, and nothing is the maximum of nothing")
+        raise ShapeError(
+            f"max: the reduced axes {arg} of shape {shape} are empty, and nothing is the maximum of nothing"
+        )
     return tuple(1 if a in arg else n for a, n in enumerate(shape)), src[0].dtype
 
 
@@ -169,7 +171,7 @@ def _reduce(op, src, arg):
 def _reshape(op, src, arg):
     if prod(arg) != prod(src[0].shape):
         raise ShapeError(
-            f"reshape: {src[0].shape} holds {prod(src[0].shape)} elements and {arg} {prod(arg)}; the products must agree"
+            f"reshape: {src[0].shape} holds {prod(src[0].shape)} elements, {arg} {prod(arg)}; the products must agree"
         )
     return arg, src[0].dtype
 
@@ -228,7 +230,9 @@ def _gather(op, src, arg):
     return index.shape + x.shape[1:], x.dtype
 
 
-@rule("scatter_add", text="index.shape + rest and an integer index, rows in arg -> (rows, *rest), summed in index order")
+@rule(
+    "scatter_add", text="index.shape + rest and an integer index, rows in arg -> (rows, *rest), summed in index order"
+)
 def _scatter_add(op, src, arg):
     values, index = src
     _demand(op, index.dtype, is_int(index.dtype), "an integer index")

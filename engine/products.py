@@ -72,8 +72,8 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(Q K^T / sqrt(D) + mask) V (Vaswani et al., 2017).
 
-    self (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). `attn_mask` broadcasts to (..., T, S): bool (True
-    takes part) or a float added to the scores. `is_causal` lets query t see keys 0 to t.
+    self (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). `attn_mask` broadcasts to (..., T, S): bool
+    (True takes part) or a float added to the scores. `is_causal` lets query t see keys 0 to t.
     """
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")

@@ -29,7 +29,7 @@ WORDS = 4  # in a block of Philox4x32
 
 
 class Generator:
-    """The state of one device: key and counter as uint64 scalars, and how many blocks are reserved beyond the counter."""
+    """The state of one device: key and counter as uint64 scalars, and the blocks reserved beyond the counter."""
 
     def __init__(self, tensor_type: type[Tensor], device: str, seed: int, counter: int = 0):
         self.key = tensor_type._from_scalar(seed, dtypes.uint64, device)

@@ -150,7 +150,11 @@ def logsumexp(self: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
         return self
     # One axis of the composite: the reduced axes moved to the end and flattened.
     rest = [a for a in range(self.ndim) if a not in axes]
-    x = _floats(self).permute(*rest, *axes).reshape((*(self.shape[a] for a in rest), -1)) if len(axes) > 1 else _floats(self)
+    x = (
+        _floats(self).permute(*rest, *axes).reshape((*(self.shape[a] for a in rest), -1))
+        if len(axes) > 1
+        else _floats(self)
+    )
     along = x.ndim - 1 if len(axes) > 1 else axes[0]
     result = type(self)._wrap(composite.logsumexp(x._source(), along))
     return result.reshape(tuple(1 if a in axes else n for a, n in enumerate(self.shape) if keepdim or a not in axes))

@@ -7,10 +7,10 @@ reads and writes, in an order in which they can run, and the reason of every dec
                            dot  p, v                   writes the result
 
 It goes in four moves. First some nodes become *stored*: those that are wanted, every reduction, dot and scatter, the
-operands of dots, and what is read several times and dear to compute again (`worth_storing` is the whole cost rule). Each stored
-node begins as a group of its own. Then a group joins the group of a reader whenever one kernel can express both
-(`lowering.Body` is the judge) and no third kernel stands between them. Then groups over the same space that read
-the same thing join side by side. At last each group keeps as outputs only what somebody outside still reads.
+operands of dots, and what is read several times and dear to compute again (`worth_storing` is the whole cost rule).
+Each stored node begins as a group of its own. Then a group joins the group of a reader whenever one kernel can express
+both (`lowering.Body` is the judge) and no third kernel stands between them. Then groups over the same space join side
+by side, if they read the same thing or are short. At last each group keeps as outputs only what others still read.
 """
 
 from __future__ import annotations
@@ -201,7 +201,9 @@ class _Scheduler:
                 key = (group.kind, group.space.signature)
                 first = firsts.setdefault(key, member)
                 other = self.group_of[first]
-                if other is not group and not self._try_merge(other, group, "joined: both read the same over one space"):
+                if other is not group and not self._try_merge(
+                    other, group, "joined: both read the same over one space"
+                ):
                     firsts[key] = member
 
     def _merge_small(self) -> None:

@@ -6,7 +6,7 @@ over something repeated becomes a product, and a long reduction to few results b
 faster (there is something to do in parallel) and more accurate. Which rewrites apply depends on shapes alone, so the
 order of every summation is the same in every run.
 
-Only rewrites that hold for every bit pattern are made: x * 0 is not 0 where x is NaN, and x + 0.0 is not x where x is -0.0.
+Only rewrites that hold for every bit pattern are made: x * 0 is not 0 where x is NaN, x + 0.0 is not x where x is -0.0.
 
 >>> from clgrad import Tensor
 >>> from clgrad.engine.simplify import simplify
@@ -53,7 +53,9 @@ def simplify(roots: Iterable[Node]) -> dict[Node, Node]:
 
 def _with_sources(node: Node, src: Src) -> Node:
     if node.op == "barrier":  # its number must not change: two barriers of one value stay two
-        rebuilt = Node("barrier", src, node.arg, node.shape, node.dtype, node.device, node.requires_grad, node.where, node)
+        rebuilt = Node(
+            "barrier", src, node.arg, node.shape, node.dtype, node.device, node.requires_grad, node.where, node
+        )
         return rebuilt
     return make(node.op, src, node.arg, node.where)
 

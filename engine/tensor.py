@@ -27,7 +27,7 @@ import numpy as np
 
 from ..backends import dtypes
 from ..backends.dtypes import DType, is_float
-from . import elementwise, movement, products, random, reduction, trace
+from . import creation, elementwise, movement, products, random, reduction, trace
 from . import node as nodes
 from . import realize as realizing
 from .device import Device
@@ -82,7 +82,7 @@ class Tensor:
             node = (source if wanted is None else source.cast(wanted))._source()
         else:
             name = Device.canonical(device) if device else Device.DEFAULT
-            node = _leaf_from(data, wanted, name)
+            node = creation.leaf_from(data, wanted, name)
         self._bind(node)
         if requires_grad:
             self.requires_grad_()
@@ -238,13 +238,13 @@ class Tensor:
         return self.numpy().tolist()
 
     def realize(self, *others: Tensor) -> Tensor:
-        """Compute this Tensor, and `others` in the same schedule, now. While `jit` traces, this waits for the replay."""
+        """Compute this Tensor, and `others` in the same schedule, now. While `jit` traces, the replay will."""
         Tensor.realize_all((self, *others))
         return self
 
     @staticmethod
     def realize_all(tensors: Iterable[Tensor]) -> None:
-        """Compute many Tensors in one schedule, and with them what is alive and would hold on to state that they replace."""
+        """Compute many Tensors in one schedule, and with them what would hold on to state that they replace."""
         if trace.active() is None:
             trace.realize_tensors(list(tensors))
 
@@ -335,7 +335,9 @@ class Tensor:
             )
         if gradient is None:
             if self.numel() != 1:
-                raise ShapeError(f"backward: shape {self.shape} is no scalar; reduce it, or pass gradient= of that shape")
+                raise ShapeError(
+                    f"backward: shape {self.shape} is no scalar; reduce it, or pass gradient= of that shape"
+                )
             start = nodes.constant(1, node.dtype, node.shape, node.device)
         else:
             if gradient.shape != self.shape:
@@ -396,74 +398,18 @@ class Tensor:
 
     # --- creation -------------------------------------------------------------------------------------------------
 
-    @classmethod
-    def full(cls, shape, value, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
-        """`value` everywhere. Without `dtype`, as a Tensor of that number would have."""
-        sizes = movement.as_shape((shape,) if isinstance(shape, int) else tuple(shape))
-        if any(n < 0 for n in sizes):
-            raise ShapeError(f"full: {sizes} has a negative size")
-        wanted = _scalar_dtype(value) if dtype is None else dtypes.as_dtype(dtype)
-        name = Device.canonical(device) if device else Device.DEFAULT
-        result = cls._wrap(nodes.constant(value, wanted, sizes, name))
-        return result.requires_grad_() if requires_grad else result
-
-    @classmethod
-    def zeros(cls, *shape, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
-        """0.0 everywhere."""
-        return cls.full(movement.as_shape(shape), 0, dtype or dtypes.default_float, device, requires_grad)
-
-    @classmethod
-    def ones(cls, *shape, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
-        """1.0 everywhere."""
-        return cls.full(movement.as_shape(shape), 1, dtype or dtypes.default_float, device, requires_grad)
-
-    @classmethod
-    def empty(cls, *shape, dtype=None, device: Optional[str] = None, requires_grad: builtins.bool = False) -> Tensor:
-        """Zeros: a value that is never computed costs nothing, so there is no need for rubbish."""
-        return cls.zeros(*shape, dtype=dtype, device=device, requires_grad=requires_grad)
-
-    def full_like(self, value, dtype=None) -> Tensor:
-        """`value` everywhere, in this Tensor's shape, dtype and device."""
-        return Tensor.full(self.shape, value, dtype or self.dtype, self.device)
-
-    def zeros_like(self, dtype=None) -> Tensor:
-        """0 everywhere, in this Tensor's shape, dtype and device."""
-        return self.full_like(0, dtype)
-
-    def ones_like(self, dtype=None) -> Tensor:
-        """1 everywhere, in this Tensor's shape, dtype and device."""
-        return self.full_like(1, dtype)
-
-    @classmethod
-    def arange(cls, start, stop=None, step=1, dtype=None, device: Optional[str] = None) -> Tensor:
-        """start, start + step, ... before stop; from 0 if only one bound is given. int32 unless a bound is a float."""
-        if stop is None:
-            start, stop = 0, start
-        if step == 0:
-            raise ValueError("arange: the step must not be 0")
-        length = max(0, int(np.ceil((stop - start) / step)))
-        name = Device.canonical(device) if device else Device.DEFAULT
-        whole = all(isinstance(v, int) for v in (start, stop, step))
-        wanted = dtypes.as_dtype(dtype) if dtype is not None else dtypes.default_int if whole else dtypes.default_float
-        steps = cls._wrap(nodes.iota(length, name))
-        if whole and wanted == steps.dtype and (start, step) == (0, 1):
-            return steps
-        if whole:
-            return (steps.cast(dtypes.int64) * step + start).cast(wanted)
-        return steps.cast(dtypes.default_float if wanted != dtypes.float64 else wanted).mul(step).add(start).cast(wanted)
-
-    @classmethod
-    def linspace(cls, start: builtins.float, stop: builtins.float, steps: builtins.int, dtype=None, device: Optional[str] = None) -> Tensor:
-        """`steps` numbers evenly spaced from start to stop, both included."""
-        index = cls.arange(steps, device=device).cast(dtypes.default_float)
-        return (index * ((stop - start) / max(steps - 1, 1)) + start).cast(dtype or dtypes.default_float)
-
-    @classmethod
-    def eye(cls, n: builtins.int, m: Optional[builtins.int] = None, dtype=None, device: Optional[str] = None) -> Tensor:
-        """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; square without m."""
-        rows, columns = cls.arange(n, device=device), cls.arange(n if m is None else m, device=device)
-        return (rows.unsqueeze(1) == columns).cast(dtype or dtypes.default_float)
-
+    full, zeros, ones, empty = (
+        classmethod(creation.full),
+        classmethod(creation.zeros),
+        classmethod(creation.ones),
+        classmethod(creation.empty),
+    )
+    full_like, zeros_like, ones_like = creation.full_like, creation.zeros_like, creation.ones_like
+    arange, linspace, eye = (
+        classmethod(creation.arange),
+        classmethod(creation.linspace),
+        classmethod(creation.eye),
+    )
     rand = classmethod(random.rand)
     randn = classmethod(random.randn)
     uniform = classmethod(random.uniform)
@@ -538,13 +484,7 @@ class Tensor:
         """All axes in reverse order."""
         return self.permute(*range(self.ndim)[::-1])
 
-    def tril(self, diagonal=0) -> Tensor:
-        """The last two axes' lower triangle, zeros above the given diagonal."""
-        return _triangle(self, diagonal, lower=True)
-
-    def triu(self, diagonal=0) -> Tensor:
-        """The last two axes' upper triangle, zeros below the given diagonal."""
-        return _triangle(self, diagonal, lower=False)
+    tril, triu = creation.tril, creation.triu
 
     @staticmethod
     def cat(*tensors, dim=0) -> Tensor:
@@ -554,48 +494,6 @@ class Tensor:
     @staticmethod
     def stack(*tensors, dim=0) -> Tensor:
         """Tensors (or one list of them) of one shape side by side along a new dimension `dim`."""
-        return movement.stack(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors, dim)
-
-
-def _triangle(x: Tensor, diagonal, lower) -> Tensor:
-    rows, columns = (Tensor.arange(n, device=x.device) for n in x.shape[-2:])
-    distance = columns - rows.unsqueeze(1)
-    return (distance <= diagonal if lower else distance >= diagonal).where(x, 0)
-
-
-def _scalar_dtype(value) -> DType:
-    if isinstance(value, (bool, np.bool_)):
-        return dtypes.bool_
-    return dtypes.default_int if isinstance(value, (int, np.integer)) else dtypes.default_float
-
-
-def _leaf_from(data: Any, wanted: Optional[DType], device: str) -> Node:
-    """A node for data from outside. Numbers become constants; arrays and lists are copied to the device."""
-    if isinstance(data, (bool, int, float)):
-        Device[device]
-        return nodes.constant(data, wanted or _scalar_dtype(data), (), device)
-    if isinstance(data, (np.ndarray, np.generic)):
-        array = np.asarray(data)
-    else:
-        try:
-            array = np.array(_numbers(data))
-        except ValueError as error:
-            raise ShapeError(f"Tensor: the nested lists do not form a rectangle ({error})") from None
-        if wanted is None and array.dtype.kind in "fiu":
-            wanted = dtypes.default_float if array.dtype.kind == "f" or array.size == 0 else _int_dtype(array)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"Tensor: {type(data).__name__} of {array.dtype} is not numbers")
-    dtype = wanted or dtypes.as_dtype(array.dtype)
-    return nodes.leaf(array.shape, dtype, device, realizing.write(array.astype(dtype, copy=False), dtype, device))
-
-
-def _int_dtype(array: np.ndarray) -> DType:
-    fits = array.size == 0 or (int(array.min()) >= -(2**31) and int(array.max()) < 2**31)
-    return dtypes.default_int if fits else dtypes.as_dtype(array.dtype)
-
-
-def _numbers(data: Any) -> Any:
-    """Nested lists with Tensors in them read."""
-    if isinstance(data, Tensor):
-        return data.numpy()
-    return [_numbers(item) for item in data] if isinstance(data, (list, tuple)) else data
+        return movement.stack(
+            tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors, dim
+        )

@@ -128,8 +128,8 @@ def born(tensor: Tensor) -> None:
 def realize_tensors(tensors: list[Tensor]) -> None:
     """Realise Tensors; where state is replaced, also what is alive and holds on to values of the step that ends.
 
-    After an optimiser's step the loss, or a running total of it, would otherwise keep the graph of every step and all its
-    activations alive until somebody reads it.
+    After an optimiser's step the loss, or a running total of it, would otherwise keep the graph of every step and all
+    its activations alive until somebody reads it.
     """
     wanted = [t._node for t in tensors]
     if any(n.op == "barrier" and n.buffer is None for n in wanted):
@@ -138,7 +138,7 @@ def realize_tensors(tensors: list[Tensor]) -> None:
 
 
 def _waiting_for(wanted: list[Node]) -> Iterable[Tensor]:
-    """Waiting Tensors that need a value which `wanted` needs too, or that are no larger than a value they hold on to."""
+    """Waiting Tensors that need a value which `wanted` needs too, or are no larger than a value they hold on to."""
     shared = {n for n in nodes.topological(wanted, _unrealised_sources) if n.buffer is None and n.src}
     for key, reference in list(_waiting.items()):
         tensor = reference()
@@ -159,7 +159,10 @@ def _unrealised_sources(node: Node) -> tuple[Node, ...]:
 
 
 class _Holder:
+    """Something that holds a node as a Tensor does."""
+
     __slots__ = ("_node",)
+    _node: Any
 
 
 def _references(holder: Any) -> tuple[int, int]:
@@ -171,7 +174,7 @@ def _references(holder: Any) -> tuple[int, int]:
 def _calibrate() -> tuple[int, int]:
     holder = _Holder()
     holder._node = nodes.leaf((), nodes.DType("float32"), "NUMPY")
-    holder._node.buffer = object()  # type: ignore[assignment]
+    holder._node.buffer = object()
     return _references(holder)
 
 
@@ -197,7 +200,7 @@ def _grad_references(holder: Any) -> tuple[int, int, int]:
 def _calibrate_grad() -> tuple[int, int, int]:
     outer, inner = _Holder(), _Holder()
     inner._node = nodes.leaf((), nodes.DType("float32"), "NUMPY")
-    inner._node.buffer = object()  # type: ignore[assignment]
+    inner._node.buffer = object()
     outer._node = inner
     del inner
     return _grad_references(outer)

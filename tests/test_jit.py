@@ -10,7 +10,11 @@ from clgrad.engine.node import Node
 def mlp(device, seed=0):
     Tensor.manual_seed(seed)
     with_device = dict(device=device, requires_grad=True)
-    return [Tensor.randn(6, 16, **with_device).realize(), Tensor.zeros(16, **with_device), Tensor.randn(16, 1, **with_device)]
+    return [
+        Tensor.randn(6, 16, **with_device).realize(),
+        Tensor.zeros(16, **with_device),
+        Tensor.randn(16, 1, **with_device),
+    ]
 
 
 def make_step(parameters, learning_rate=0.05):

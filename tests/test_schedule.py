@@ -55,15 +55,16 @@ def test_what_two_kernels_read_is_computed_again_if_cheap_and_stored_if_dear():
     x, w, v = data(8, 8), data(8, 8), data(8, 8)
     cheap, dear = x + 1, (x + 1).tanh()
     assert kernels(cheap.sum(0), cheap.sum(1)) == ["row", "row"]
-    assert sorted(kernels(dear.sum(0), dear.sum(1))) == ["loop", "row", "row"] or len(
-        kernels(dear.sum(0), dear.sum(1))
-    ) == 2  # stored by the first of the two that computes it
+    assert (
+        sorted(kernels(dear.sum(0), dear.sum(1))) == ["loop", "row", "row"]
+        or len(kernels(dear.sum(0), dear.sum(1))) == 2
+    )  # stored by the first of the two that computes it
     assert kernels(w @ v, (w @ v).sum()) == ["dot", "row"]
 
 
 def test_a_transcendental_read_through_an_expand_is_computed_once_an_element():
     row = data(16)
-    shapes = [step.kernel.shape for step in _plan((row.exp().expand(64, 16) * data(64, 16))).steps]
+    shapes = [step.kernel.shape for step in _plan(row.exp().expand(64, 16) * data(64, 16)).steps]
     assert shapes == [(16,), (64, 16)]
 
 
@@ -77,7 +78,7 @@ def test_two_outputs_over_one_space_share_a_kernel():
 
 
 def test_nothing_runs_between_the_parts_of_a_kernel():
-    """The sum of a dot's result feeds back into the elementwise work on the same operand: three kernels, not a cycle."""
+    """The sum of a dot's result feeds back into the elementwise work on the operand: no kernel waits for itself."""
     x, w = data(8, 8), data(8, 8)
     y = x + 1
     z = (y @ w).sum(1, keepdim=True) + y.exp()

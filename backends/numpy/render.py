@@ -55,12 +55,12 @@ def natural(view: View) -> Shape:
 def strided(slot: int, dtype: DType, shape: Shape, strides: Shape, offset: int) -> Argument:
     """The array over buffer number `slot` with the given shape, strides and offset in elements."""
     size = dtype.itemsize
-    steps, extent = [], size
+    reverse, extent = [], size
     for n, s in zip(reversed(shape), reversed(strides), strict=True):
         # BLAS looks at the strides of dimensions of size 1 too, so they get those of a plain array.
-        steps.append(extent if n == 1 else s * size)
-        extent = max(extent, abs(steps[-1]) * n)
-    steps = tuple(reversed(steps))
+        reverse.append(extent if n == 1 else s * size)
+        extent = max(extent, abs(reverse[-1]) * n)
+    steps = tuple(reversed(reverse))
 
     def argument(buffers: Sequence[Buffer]) -> np.ndarray:
         buffer = buffers[slot]
@@ -303,7 +303,9 @@ class _Writer:
     def _reduction(self, index: int, source: str, out: str, lines: list[str]) -> None:
         kernel, instr = self.kernel, self.kernel.body[index]
         held = self.shapes[instr.src[0]]
-        wanted = tuple(n if a in kernel.reduce_axes else h for a, (n, h) in enumerate(zip(kernel.shape, held, strict=True)))
+        wanted = tuple(
+            n if a in kernel.reduce_axes else h for a, (n, h) in enumerate(zip(kernel.shape, held, strict=True))
+        )
         if held != wanted:  # a value that is repeated along the row counts once for each point
             rest = "".join(f", {n}" for n in wanted[1:])
             source = f"broadcast_to({source}, ({'j-i' if self.blocked and wanted[0] > 1 else wanted[0]}{rest}))"

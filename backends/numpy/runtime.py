@@ -50,7 +50,7 @@ def dot(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 
 
 def blas_reads(view: View) -> bool:
-    """Whether BLAS takes a matrix so strided as it lies: one of its two axes is the unit step, the other long enough."""
+    """Whether BLAS takes a matrix so strided as it lies: one axis is the unit step, the other long enough."""
     (rows, columns), (down, right) = view.shape[-2:], view.strides[-2:]
     by_rows = (right == 1 or columns == 1) and (down >= columns or rows == 1)
     by_columns = (down == 1 or rows == 1) and (right >= rows or columns == 1)
