@@ -129,9 +129,8 @@ class Transformer(nn.Module):
         B, T = tokens.shape
         if T > self.block_size:
             raise ValueError(f"GPT: {T} tokens are more than block_size {self.block_size}; pass the last of them")
-        if positions is None:
-            positions = Tensor.arange(T, device=tokens.device)  # (T)
-        x = self.drop(self.wte(tokens) + self.wpe(positions))  # (B, T, C)
+        where = self.wpe.weight[:T] if positions is None else self.wpe(positions)  # (T, C)
+        x = self.drop(self.wte(tokens) + where)  # (B, T, C)
         for block in self.h:
             x = block(x, None if pasts is None else next(pasts))
         return self.ln_f(x)

@@ -43,9 +43,7 @@ class ParamGroup(dict):
         if key == "lr":
             _check_learning_rate(value)
             with Tensor.no_grad():
-                self.learning_rate.assign(
-                    value if isinstance(value, Tensor) else _number(value, self.learning_rate.device)
-                )
+                self.learning_rate.assign(value)
         super().__setitem__(key, value)
 
 
