@@ -60,7 +60,7 @@ LARGE: dict[str, Value] = dict(n_layer=6, n_head=6, n_embd=384, block_size=256, 
 
 PRESETS: dict[str, dict[str, Value]] = {
     # Readable text after about three minutes on two CPU cores.
-    "shakespeare": SMALL | dict(max_iters=1700, learning_rate=2e-3, min_lr=2e-4),
+    "shakespeare": SMALL | dict(max_iters=1700, learning_rate=4e-3, min_lr=2e-4),
     # nanoGPT's two character-level configurations of Shakespeare.
     "nanogpt-cpu": SMALL | dict(batch_size=12, max_iters=2000),
     "nanogpt-gpu": LARGE | dict(batch_size=64, max_iters=5000, eval_iters=200),
