@@ -80,12 +80,11 @@ class Devices:
         return self._default
 
     def _best(self) -> tuple[str, str]:
-        try:
-            from ..backends.opencl.device import list_devices
+        from ..backends.opencl.device import list_devices, missing_reason
 
-            infos = list_devices()
-        except DeviceError as error:
-            return "NUMPY", f"there is no OpenCL here ({error})"
+        infos = list_devices()
+        if not infos:
+            return "NUMPY", f"there is no OpenCL here: {missing_reason()}"
         for info in infos:
             if info.kind == "gpu":
                 return info.name, "it is the first OpenCL GPU"
@@ -93,12 +92,9 @@ class Devices:
 
     def names(self) -> list[str]:
         """NUMPY, and every OpenCL device there is."""
-        try:
-            from ..backends.opencl.device import list_devices
+        from ..backends.opencl.device import list_devices
 
-            return ["NUMPY", *(info.name for info in list_devices())]
-        except DeviceError:
-            return ["NUMPY"]
+        return ["NUMPY", *(info.name for info in list_devices())]
 
     def opened(self) -> dict[str, Backend]:
         """The backends in use so far, by canonical name."""

@@ -388,6 +388,15 @@ class Tensor:
         Device[name]
         return self._apply("copy", name)
 
+    def to_(self, device: str) -> Tensor:
+        """Move this name, and its gradient, to another device: whoever holds the Tensor sees it there."""
+        gradient, moved = self.grad, self.to(device)
+        if moved is not self:
+            self._own(moved.node, self.requires_grad)
+            if gradient is not None:
+                self.grad = gradient.to(device)
+        return self
+
     def contiguous(self) -> Tensor:
         """The same value, laid out in memory of its own when computed."""
         return self._apply("contiguous")

@@ -16,7 +16,7 @@ once, `state_dict()` under each of its names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Union
+from typing import Any, Self, Union
 
 import numpy as np
 
@@ -120,25 +120,22 @@ class Module:
                 tensor.assign(update)
         return missing, unexpected
 
-    def to(self, device: str) -> Module:
+    def to(self, device: str) -> Self:
         """Move every parameter and buffer to `device`, in place: optimisers and ties keep their Tensors."""
         for _, tensor in _unique(self._named_tensors()):
-            gradient, moved = tensor.grad, tensor.to(device)
-            if moved is not tensor:
-                tensor._own(moved.node, tensor.requires_grad)
-                tensor.grad = None if gradient is None else gradient.to(device)
+            tensor.to_(device)
         return self
 
-    def train(self, mode: bool = True) -> Module:
+    def train(self, mode: bool = True) -> Self:
         """Set `training`, which Dropout and its like obey, throughout the tree."""
         for module in self.modules():
             module.training = mode
         return self
 
-    def eval(self) -> Module:
+    def eval(self) -> Self:
         return self.train(False)
 
-    def requires_grad_(self, flag: bool = True) -> Module:
+    def requires_grad_(self, flag: bool = True) -> Self:
         """Freeze (False) or free (True) every floating-point Tensor of the tree."""
         for _, tensor in self._named_tensors():
             if tensor.dtype.kind == "f":

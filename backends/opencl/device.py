@@ -36,6 +36,12 @@ def list_devices() -> list[DeviceInfo]:
     return [describe(device, index) for index, device in enumerate(_find()[0])]
 
 
+def missing_reason() -> str:
+    """Why there is no OpenCL device, or "" if there is one."""
+    devices, reason = _find()
+    return "" if devices else reason
+
+
 def open_backend(index: int = 0) -> OpenCLBackend:
     """The backend of device number `index`. Raises DeviceError when there is no such device, and says why."""
     devices, reason = _find()
