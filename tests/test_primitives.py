@@ -54,3 +54,14 @@ def test_all_primitives_on_opencl_are_their_exact_meaning(cl, examples):
 def test_the_backends_agree_on_elementwise_primitives(cl, examples):
     for case, ours, theirs in zip(examples, compute(examples, "NUMPY"), compute(examples, cl), strict=True):
         assert_close(theirs, ours, 2 * case.ulp, signed_zero=case.op != "max")
+
+
+@pytest.mark.parametrize("op", ["gather", "scatter_add"])
+def test_an_index_out_of_range_raises_by_the_next_read_and_later_ones_are_well(device, op):
+    rows = 4
+    for bad in (np.array(4, "int32"), np.array(-1, "int8"), np.array(2**63, "uint64"), np.array(-(2**63), "int64")):
+        index = Tensor(np.array([0, bad, 3]), dtype=bad.dtype, device=device)
+        x = Tensor(np.ones((3 if op == "scatter_add" else rows, 2), np.float32), device=device)
+        with pytest.raises(IndexError, match=op.split("_")[0]):
+            Tensor._make(op, x, index, arg=rows if op == "scatter_add" else None).numpy()
+        np.testing.assert_array_equal((x + 1).numpy(), x.numpy() + 1)
