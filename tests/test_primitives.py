@@ -7,6 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from primitives import DRAW, ELEMENTWISE, Case, assert_close, cases
+from strategies import move, movement
 
 from clgrad import Tensor
 from clgrad.engine.gradient import GRADIENTS, NO_GRADIENT
@@ -54,6 +55,42 @@ def test_all_primitives_on_opencl_are_their_exact_meaning(cl, examples):
 def test_the_backends_agree_on_elementwise_primitives(cl, examples):
     for case, ours, theirs in zip(examples, compute(examples, "NUMPY"), compute(examples, cl), strict=True):
         assert_close(theirs, ours, 2 * case.ulp, signed_zero=case.op != "max")
+
+
+@st.composite
+def moved(draw) -> tuple[Case, list]:
+    """Random bits or a numbering, which have no memory to be a view of, and movement after them."""
+    case = DRAW[draw(st.sampled_from(["random", "iota"]))](draw)
+    steps, array = [], case.want
+    for _ in range(draw(st.integers(1, 4))):
+        steps.append(draw(movement(array.shape)))
+        array = move(array, *steps[-1])
+    return case, steps
+
+
+def check_moved(examples: list[tuple[Case, list]], device: str) -> None:
+    tensors, wanted = [], []
+    for case, steps in examples:
+        tensor, want = case.run(device), case.want
+        for op, arg in steps:
+            tensor, want = Tensor._make(op, tensor, arg=arg), move(want, op, arg)
+        tensors.append(tensor + tensor)
+        with np.errstate(over="ignore"):
+            wanted.append(np.asarray(want + want))
+    Tensor.realize_all(tensors)
+    for tensor, want in zip(tensors, wanted):
+        np.testing.assert_array_equal(tensor.numpy(), want)
+
+
+@given(moved())
+def test_what_is_computed_in_place_of_loads_moves_like_an_array_on_numpy(example):
+    check_moved([example], "NUMPY")
+
+
+@FEW
+@given(st.lists(moved(), min_size=3, max_size=6))
+def test_what_is_computed_in_place_of_loads_moves_like_an_array_on_opencl(cl, examples):
+    check_moved(examples, cl)
 
 
 @pytest.mark.parametrize("op", ["gather", "scatter_add"])
