@@ -41,8 +41,11 @@ def explain(tensor: Tensor) -> str:
     plan = plan_of(node)
     parts += [_heading("The schedule"), describe(plan), _heading("The source")]
     executables = realize.lower(plan.steps, specialise=False)
-    sources = {e.source: s.kernel.name for e, s in zip(executables, plan.steps, strict=True) if e and s.kernel}
-    parts += [f"// {name}\n{source}".rstrip() for source, name in sources.items()]
+    sources: dict[str, list[str]] = {}  # kernels of one structure may share a source
+    for executable, step in zip(executables, plan.steps, strict=True):
+        if executable is not None and step.kernel is not None:
+            sources.setdefault(executable.source, []).append(step.kernel.name)
+    parts += [f"// {', '.join(dict.fromkeys(names))}\n{source}".rstrip() for source, names in sources.items()]
     parts += [_heading("The run"), "\n".join(measure(plan))]
     return "\n".join(parts) + "\n"
 
