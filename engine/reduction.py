@@ -168,7 +168,7 @@ def softmax(self: Tensor, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow."""
     a = axis_of("softmax", axis, self.ndim)
     if not self.ndim:
-        return self.ones_like()
+        return softmax(self.reshape(1), 0).reshape()
     return type(self)._wrap(composite.softmax(_floats(self)._source(), a))
 
 
@@ -176,7 +176,7 @@ def log_softmax(self: Tensor, axis: int = -1) -> Tensor:
     """The logarithm of the softmax along `axis`, computed directly."""
     a = axis_of("log_softmax", axis, self.ndim)
     if not self.ndim:
-        return self.zeros_like()
+        return log_softmax(self.reshape(1), 0).reshape()
     return type(self)._wrap(composite.log_softmax(_floats(self)._source(), a))
 
 
