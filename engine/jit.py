@@ -116,8 +116,8 @@ def _outputs(value: Any, found: list[Tensor], name: str) -> Any:
     if isinstance(value, dict):
         return {k: _outputs(v, found, name) for k, v in value.items()}
     raise TypeError(
-        f"jit: {name} returned a value of type {type(value).__name__}; a replay can only return Tensors (and tuples, lists and dicts "
-        "of them), because everything else would keep the value that it had while tracing"
+        f"jit: {name} returned a value of type {type(value).__name__}; a replay can only return Tensors (and "
+        "tuples, lists and dicts of them), because everything else would keep the value that it had while tracing"
     )
 
 
