@@ -84,6 +84,7 @@ class Tensor:
             name = Device.canonical(device) if device else Device.DEFAULT
             node = creation.leaf_from(data, wanted, name)
         self._bind(node)
+        del node  # so that this name is seen to be the only one
         if requires_grad:
             self.requires_grad_()
 
@@ -270,16 +271,21 @@ class Tensor:
             return self
         if flag and not is_float(self.dtype):
             raise TypeError(f"requires_grad: only floats have gradients, not {self.dtype}; cast first")
-        self._own(self.node, flag)
+        if self._node.op == "buffer" and trace.active() is None and trace.alone(self):
+            self._want_gradient(self._node, flag)  # a leaf that nobody else knows needs no second identity
+        else:
+            self._own(self.node, flag)
         return self
+
+    def _want_gradient(self, leaf: Node, flag: builtins.bool) -> None:
+        leaf.requires_grad = flag
+        leaf.owner = weakref.ref(self) if flag else None
 
     def _own(self, value: Node, requires_grad: builtins.bool) -> None:
         """Bind this name to a node with an identity of its own, and `value` as its value."""
         source = nodes.make("detach", (value,)) if value.requires_grad else value
-        node = nodes.make("barrier", (source,))
-        node.requires_grad = requires_grad
-        node.owner = weakref.ref(self) if requires_grad else None
-        self._node = node
+        self._node = nodes.make("barrier", (source,))
+        self._want_gradient(self._node, requires_grad)
 
     @property
     def grad(self) -> Optional[Tensor]:
