@@ -261,7 +261,10 @@ class Plan:
             captured.donated = last < step or (last == step and self._overwrites(step, captured.stand_in, node))
 
     def _overwrites(self, number: int, old: Node, new: Node) -> bool:
-        """Whether a step reads `old` only at the very element of `new` that it is about to write."""
+        """Whether a step reads `old` only at the very element of `new` that it is about to write, to compute something.
+
+        What is merely copied to another output, as when two states change places, may be read after it is overwritten.
+        """
         step = self.schedule.steps[number]
         kernel = step.kernel
         if kernel is None or kernel.kind != "loop":
@@ -271,7 +274,8 @@ class Plan:
         for instr in kernel.body:
             if instr.op in ("load", "gather") and instr.arg[0] == slot and (instr.op != "load" or instr.arg[1] != view):
                 return False
-        return True
+        copied = [kernel.body[output.value] for output in kernel.outputs]
+        return len(copied) == 1 or all(instr.op != "load" or instr.arg[0] != slot for instr in copied)
 
     def _place(self) -> None:
         """Put the intermediate values of each device into arenas."""

@@ -347,3 +347,17 @@ def test_a_function_jitted_inside_another_is_part_of_it(device):
 
     assert [outer(Tensor([v], device=device)).item() for v in (1.0, 2.0)] == [4.0, 6.0]
     assert inner.traces == 0
+
+
+def test_two_states_change_places(device):
+    a, b = Tensor([1, 2, 3], device=device), Tensor([4, 5, 6], device=device)
+
+    @jit
+    def swap():
+        old = a.detach()
+        a.assign(b)
+        b.assign(old)
+
+    for _ in range(3):
+        swap()
+    assert (a.tolist(), b.tolist()) == ([4, 5, 6], [1, 2, 3])
