@@ -42,6 +42,9 @@ written once a row. The Views of outputs never overlap themselves.
 A scatter kernel has an empty body and `scatter` set: output 0, contiguous (rows, *rest), is the sum
 over i of values[i] into row index[i], added in the order of i, starting from zero, each sum rounded to the dtype.
 Its inputs are 0 (values) and 1 (index).
+
+An output shares memory with no input, but for the pairs (output number, input slot) in `in_place`: there the two are
+one buffer, and every load of that slot has the View of that output, so that a point is read before it is written.
 """
 
 from __future__ import annotations
@@ -117,6 +120,7 @@ class Kernel:
     inputs: tuple[DType, ...]
     output_dtypes: tuple[DType, ...]
     scatter: Optional[Scatter] = None
+    in_place: tuple[tuple[int, int], ...] = ()
     name: str = "kernel"  # for people: "row_8_max_exp_sum"; not part of what is computed
 
     @cached_property
@@ -128,6 +132,7 @@ class Kernel:
         )
         return (
             self.kind, self.shape, self.reduce_axes, body, self.outputs, self.inputs, self.output_dtypes, self.scatter,
+            self.in_place,
         )  # fmt: skip
 
     @cached_property

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import pi, sqrt
 from typing import Any, Optional
 
 from .node import Node, constant, make
@@ -89,6 +90,25 @@ def log_softmax(x: Node, axis: int) -> Node:
 
 def _log_softmax_gradient(axis: int, g: Node, y: Node, x: Node):
     return (g - make("exp", (y,)) * _repeat(g.sum((axis,)), y),)
+
+
+GELU_LINEAR, GELU_CUBIC = sqrt(2 / pi), 0.044715
+
+
+def gelu(x: Node) -> Node:
+    """x/2 (1 + tanh(a x + a b x^3)), with a = sqrt(2/pi) and b = 0.044715 (Hendrycks and Gimpel, 2016)."""
+    return composite("gelu", None, _gelu_gradient, x * (_gelu_tanh(x) * 0.5 + 0.5), x)
+
+
+def _gelu_tanh(x: Node) -> Node:
+    return make("tanh", (x * (x * x * (GELU_LINEAR * GELU_CUBIC) + GELU_LINEAR),))
+
+
+def _gelu_gradient(arg: None, g: Node, y: Node, x: Node):
+    """(1 + t)/2 + (1 - t^2)/2 (a x + 3 a b x^3), with t the tanh of the forward pass."""
+    t = _gelu_tanh(x)
+    inner = x * (x * x * (1.5 * GELU_LINEAR * GELU_CUBIC) + 0.5 * GELU_LINEAR)
+    return (g * ((t * 0.5 + 0.5) + (1.0 - t * t) * inner),)
 
 
 def layernorm(x: Node, axes: tuple[int, ...], eps: float) -> Node:

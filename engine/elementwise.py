@@ -12,7 +12,7 @@ Comes in: Tensors and Python numbers. Goes out: Tensors. Shapes broadcast as in 
 
 from __future__ import annotations
 
-from math import log, pi, sqrt
+from math import log, sqrt
 from typing import TYPE_CHECKING, Union
 
 from ..backends import dtypes
@@ -27,7 +27,6 @@ Number = Union[int, float, bool]
 Operand = Union["Tensor", Number]
 
 ERF_LINEAR = sqrt(0.5)
-GELU_CUBIC = 0.044715
 
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -168,7 +167,7 @@ def gelu(self: Tensor, approximate: str = "tanh") -> Tensor:
         return x * 0.5 * ((x * ERF_LINEAR).erf() + 1.0)
     if approximate != "tanh":
         raise ValueError(f'gelu: approximate must be "tanh" or "none", not {approximate!r}')
-    return x * 0.5 * ((sqrt(2 / pi) * (x + GELU_CUBIC * x * x * x)).tanh() + 1.0)
+    return type(self)._wrap(composite.gelu(x._source()))
 
 
 def softplus(self: Tensor, beta: float = 1.0) -> Tensor:

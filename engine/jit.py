@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from math import prod
 from typing import Any, Optional
 
@@ -34,7 +35,7 @@ from . import realize as realizing
 from .device import Device
 from .memory import Life, place
 from .node import Node
-from .schedule import Schedule, schedule
+from .schedule import Schedule, Step, schedule
 from .simplify import simplify
 from .tensor import Tensor
 from .trace import Capture
@@ -240,8 +241,8 @@ class Plan:
             from .explain import announce
 
             announce(computed, self.schedule, specialise=True)
-        self.executables = realizing.lower(self.schedule.steps, specialise=True)
         self._donate()
+        self.executables = realizing.lower(self.schedule.steps, specialise=True)
         self._place()
 
     def _donate(self) -> None:
@@ -259,6 +260,8 @@ class Plan:
                 continue
             last = last_read.get(captured.stand_in, -1)
             captured.donated = last < step or (last == step and self._overwrites(step, captured.stand_in, node))
+            if captured.donated and last == step:
+                self._tell_kernel(self.schedule.steps[step], captured.stand_in, node)
 
     def _overwrites(self, number: int, old: Node, new: Node) -> bool:
         """Whether a step reads `old` only at the very element of `new` that it is about to write, to compute something.
@@ -276,6 +279,12 @@ class Plan:
                 return False
         copied = [kernel.body[output.value] for output in kernel.outputs]
         return len(copied) == 1 or all(instr.op != "load" or instr.arg[0] != slot for instr in copied)
+
+    def _tell_kernel(self, step: Step, old: Node, new: Node) -> None:
+        """Record in the Kernel that `new` may lie where `old` does."""
+        assert step.kernel is not None
+        pair = (step.outputs.index(new), step.inputs.index(old))
+        step.kernel = replace(step.kernel, in_place=(*step.kernel.in_place, pair))
 
     def _place(self) -> None:
         """Put the intermediate values of each device into arenas."""

@@ -312,7 +312,7 @@ def scatter_kernel(node: Node, stored: Callable[[Node], bool]) -> tuple[Kernel, 
     shape = (node.shape[0], width)
     kernel = Kernel(
         "scatter", shape, (), (), (Output(0, View.contiguous(shape)),), (node.dtype, index.dtype), (node.dtype,),
-        scatter, f"scatter_{count}x{width}",
+        scatter, name=f"scatter_{count}x{width}",
     )  # fmt: skip
     return kernel, [value_base, index_base]
 

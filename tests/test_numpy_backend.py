@@ -12,6 +12,7 @@ from clgrad.backends.numpy import render
 @pytest.fixture(autouse=True)
 def tiny_blocks(monkeypatch):
     monkeypatch.setattr(render, "BLOCK", 6)
+    monkeypatch.setattr(render, "SPREAD", 2)  # so that broadcast operands are laid out in full, too
     lowered = Device["NUMPY"]._lowered
     monkeypatch.setattr(Device["NUMPY"], "_lowered", {})
     yield

@@ -183,6 +183,7 @@ def small_blocks():
     """Blocks and pieces of a few elements, so that small programs cross their boundaries as large ones do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(render, "BLOCK", 12)
+        patch.setattr(render, "SPREAD", 4)
         patch.setattr(simplify, "LONG", 16)
         patch.setattr(simplify, "PIECE", 4)
         patch.setitem(Device._open, "NUMPY", NumpyBackend())

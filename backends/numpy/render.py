@@ -4,11 +4,12 @@ A value is held in the shape in which it varies: a bias read by every row is one
 column, and NumPy's broadcasting does the rest. Temporaries are slots of a scratch memory that all kernels share, which
 therefore stays in cache. For a softmax over rows of 64:
 
-    def kernel(a0, o0, t0, t1):
-        for i in range(0, 3072, 512):
-            j = min(i + 512, 3072)
-            reduce_max(a0[i:j], (1,), t0[: j - i])
-            sub(a0[i:j], t0[: j - i], t1[: j - i])
+    def kernel(a0, t0, t1, t2, o0):
+        for i in range(0, 3072, 256):
+            j = min(i + 256, 3072)
+            reduce_max(a0[i:j], (1,), t0[:j-i])
+            copyto(t1[:j-i], t0[:j-i])
+            sub_(a0[i:j], t1[:j-i], t2[:j-i])
             ...
 
 Where the first axis is itself reduced, the blocks' partial results are combined.
@@ -30,6 +31,9 @@ from . import runtime
 
 # Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache.
 BLOCK = 16384
+# NumPy walks a broadcast operand row by row. Where rows are shorter than LONG_ROW, and there are at least SPREAD
+# elements, it is faster to lay the operand out in full first.
+LONG_ROW, SPREAD = 2048, 2048
 
 Argument = Callable[[Sequence[Buffer]], Any]
 Shape = tuple[int, ...]
@@ -96,6 +100,8 @@ class _Writer:
         self.free: list[tuple[int, str]] = []  # scratch slots: (bytes, name)
         self.slot_bytes: dict[str, int] = {}
         self.slot_views: dict[tuple, str] = {}
+        self.spreads: dict[tuple[int, Shape], str] = {}
+        self.spread_slots: dict[int, list[str]] = {}  # of each value, those that end with it
         self.lines: dict[str, list[str]] = {"before": [], "block": [], "after": []}
         self._natural_shapes()
         self._plan_blocks()
@@ -197,6 +203,9 @@ class _Writer:
             name = self._instruction(index, phase, target, last_use, slots)
             self.names.append(name)
             for s in set(instr.src):
+                if last_use.get(s) == index:
+                    for slot in self.spread_slots.pop(s, ()):
+                        self._release(slot)
                 # A slot written before the blocks, or combined over them, is never given away.
                 if last_use.get(s) == index and s in slots and self._phase(s) == "block" == phase:
                     if not (self.partial and self.blocked and body[s].op in REDUCTIONS):
@@ -220,12 +229,11 @@ class _Writer:
     def _direct_outputs(self) -> dict[int, int]:
         """Values that are computed straight into an output: value -> output number.
 
-        An output may lie in the buffer of an input that is read at the same points. So a value goes straight there only
-        when no load of that very View is used after it; else it is copied at the end of the block.
+        One that lies in the memory of an input waits until the input has been read: if it is read again after the value
+        is there, the value is copied at the end of the block.
         """
         kernel, body = self.kernel, self.kernel.body
         last_use = {s: index for index, instr in enumerate(body) for s in instr.src}
-        copied = [o.value for o in kernel.outputs]
         direct: dict[int, int] = {}
         for number, (value, view) in enumerate(kernel.outputs):
             instr = body[value]
@@ -234,10 +242,10 @@ class _Writer:
                 continue
             if instr.op == "dot" and (view.strides[-1] != 1 or instr.dtype.itemsize < 4):
                 continue  # BLAS writes rows
-            loads = [i for i, other in enumerate(body) if other.op == "load" and other.arg[1] == view]
-            if any(last_use.get(i, -1) > value or i in copied for i in loads):
-                continue
-            if any(o.view == view and body[o.value].op == "load" for o in kernel.outputs):
+            below = [
+                i for i, other in enumerate(body) if other.op == "load" and (number, other.arg[0]) in kernel.in_place
+            ]
+            if any(last_use.get(i, -1) > value for i in below):
                 continue
             direct[value] = number
         return direct
@@ -269,6 +277,8 @@ class _Writer:
         if op == "dot":
             return self._dot(index, target)
         sources = [self.names[s] for s in instr.src]
+        if op in ELEMENTWISE and phase == "block":
+            sources = [self._spread(s, shape) for s in instr.src]
         if target is not None:
             out = self._output(target, self.kernel.outputs[target].view, phase)
         else:
@@ -280,6 +290,27 @@ class _Writer:
         else:
             self._special(index, sources, out, lines)
         return out
+
+    def _spread(self, value: int, shape: Shape) -> str:
+        """A value as an operand of work in `shape`: as it is, or laid out in full if that is faster."""
+        held, block = self.shapes[value], self._block_shape(shape)
+        if held == shape or prod(held) == 1 or shape[-1] >= LONG_ROW or prod(block) < SPREAD:
+            return self.names[value]
+        found = self.spreads.get((value, shape))
+        if found is not None:
+            return found
+        instr = self.kernel.body[value]
+        lasting = self.blocked and held[0] == 1 and instr.op == "load" and instr.arg[1].mask is None
+        slot, name = self._scratch(block, instr.dtype, lasting=lasting)
+        if lasting:  # the same for every block
+            self.lines["before"].append(f"copyto({name}, {self.names[value]})")
+        else:
+            self.spread_slots.setdefault(value, []).append(slot)
+        name = self._sliced(name, shape, temporary=True)
+        if not lasting:
+            self.lines["block"].append(f"copyto({name}, {self.names[value]})")
+        self.spreads[value, shape] = name
+        return name
 
     def _temporary(self, index: int, phase: str, last_use, slots: dict[int, str]) -> str:
         instr, shape = self.kernel.body[index], self._block_shape(self.shapes[index])
