@@ -192,7 +192,8 @@ class Run:
         """Write model.safetensors and config.json as transformers reads them, and the vocabulary."""
         self.model.save_pretrained(self.folder)
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        write_json(self.folder / "config.json", config | {"training": dataclasses.asdict(self.config)})
+        config |= {"training": dataclasses.asdict(self.config), "environment": environment(self.config.device)}
+        write_json(self.folder / "config.json", config)
         write_json(self.folder / "vocab.json", {c: token for token, c in enumerate(self.vocabulary.characters)})
 
     def arrays(self) -> dict[str, Tensor]:
