@@ -96,9 +96,5 @@ class Devices:
 
         return ["NUMPY", *(info.name for info in list_devices())]
 
-    def opened(self) -> dict[str, Backend]:
-        """The backends in use so far, by canonical name."""
-        return {name: backend for name, backend in self._open.items() if name == self.canonical(name)}
-
 
 Device = Devices()

@@ -16,7 +16,7 @@ from math import log, sqrt
 from typing import TYPE_CHECKING, Union
 
 from ..backends import dtypes
-from ..backends.dtypes import is_bool, is_float, is_int
+from ..backends.dtypes import is_bool, is_float
 from . import composite
 from .ops import ShapeError
 
@@ -437,7 +437,3 @@ double = _cast_to(dtypes.float64, "As float64.")
 int_ = _cast_to(dtypes.int32, "As int32.")
 long = _cast_to(dtypes.int64, "As int64.")
 bool_ = _cast_to(dtypes.bool_, "As bool: x != 0.")
-
-
-def is_integer(x: Tensor) -> bool:
-    return is_int(x.dtype)

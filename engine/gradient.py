@@ -19,7 +19,7 @@ from math import pi, prod, sqrt
 from typing import Optional
 
 from ..backends.dtypes import float16, float32
-from .node import Node, constant, iota, make, topological
+from .node import Node, iota, make, topological
 
 
 def _expand_gradient(g: Node, y: Node, x: Node):
@@ -146,7 +146,3 @@ def _differentiable_sources(node: Node) -> tuple[Node, ...]:
         return ()
     sources = node.src[1:] if node.op == "composite" else node.src
     return tuple(s for s in sources if s.requires_grad)
-
-
-def ones_like(node: Node) -> Node:
-    return constant(1, node.dtype, node.shape, node.device)
