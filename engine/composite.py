@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any, Optional
 
+from ..backends.dtypes import float16
 from .node import Node, constant, make
 
 
@@ -107,6 +108,9 @@ def _gelu_tanh(x: Node) -> Node:
 def _gelu_gradient(arg: None, g: Node, y: Node, x: Node):
     """(1 + t)/2 + (1 - t^2)/2 (a x + 3 a b x^3), with t the tanh of the forward pass."""
     t = _gelu_tanh(x)
+    if x.dtype == float16:  # x^3 would overflow where 1 - t^2 is long 0, and 0 times infinity is NaN
+        ten = constant(10.0, x.dtype, x.shape, x.device)
+        x = -make("max", (-make("max", (x, -ten)), -ten))
     inner = x * (x * x * (1.5 * GELU_LINEAR * GELU_CUBIC) + 0.5 * GELU_LINEAR)
     return (g * ((t * 0.5 + 0.5) + (1.0 - t * t) * inner),)
 

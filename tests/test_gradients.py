@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from strategies import pooled
 from torch.nn import functional as TF
 
-from clgrad import Tensor
+from clgrad import Device, Tensor
 from clgrad.engine.gradient import GRADIENTS
 from clgrad.nn import functional as F
 
@@ -256,3 +256,12 @@ def test_derivatives_on_opencl_are_those_of_torch(cl, part, data):
             check([tensor.numpy() for tensor in result], theirs(name, example), 2e-4)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_gradient_of_gelu_is_0_or_1_far_out(device, dtype):
+    if dtype == "float64" and not Device[device].supports(np.dtype(dtype)):
+        pytest.skip(f"{device} has no float64")
+    x = Tensor(np.array([-6e4, -300.0, -20.0, 20.0, 300.0, 6e4], dtype), device=device, requires_grad=True)
+    x.gelu().sum().backward()
+    assert x.grad.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
