@@ -64,3 +64,11 @@ def device(request) -> str:
 def cl() -> str:
     """The name of the first OpenCL device."""
     return _usable("CL")
+
+
+@pytest.fixture(scope="module")
+def backend(cl):
+    """A backend of one's own on the first OpenCL device, with counters that start from zero."""
+    from clgrad.backends.opencl.device import open_backend
+
+    return open_backend(0)
