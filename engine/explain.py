@@ -128,7 +128,7 @@ def measure(plan: Schedule) -> list[str]:
                 buffers[node] = node.buffer or Device[node.device].allocate(size)
         used = [buffers[node] for node in (*step.inputs, *step.outputs)]
         if executable is None or step.kernel is None:
-            realize.copy(used[0], step.inputs[0], used[1])
+            realize.copy(used[0], used[1])
             continue
         backend = Device[step.outputs[0].device]
         launch = executable.bind(used)

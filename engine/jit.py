@@ -389,8 +389,7 @@ class Plan:
     def _bind(self, number: int, used: list) -> Callable[[], Any]:
         executable = self.executables[number]
         if executable is None:
-            step = self.schedule.steps[number]
-            return functools.partial(realizing.copy, used[0], step.inputs[0], used[1])
+            return functools.partial(realizing.copy, used[0], used[1])
         return executable.bind(used)
 
     def _rebind(

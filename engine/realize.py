@@ -1,7 +1,8 @@
 """Realise: run what is needed to have values in memory.
 
-Comes in: nodes. Goes out: the same nodes with buffers. The road is simplify, schedule, lower, run; the results are then
-written back to the nodes of the graph as the user built it, because that is the graph that gradients are taken of.
+Comes in: nodes. Goes out: the same nodes with buffers. The road is simplify, schedule, lower, run, and from the second
+time on that a graph of one structure comes by, only run (`program.py`). The results are written to the nodes of the
+graph as the user built it, because that is the graph that gradients are taken of.
 
 When a graph that can still be differentiated is realised, its reductions and contractions are kept with it, so
 that the backward pass reads them instead of computing them again; they go when the graph goes. A node without a
@@ -23,6 +24,7 @@ from .device import Device
 from .lowering import operand
 from .node import Node
 from .ops import MOVEMENT, TRANSPARENT
+from .program import PROGRAMS, Program, copy, structure
 from .schedule import Schedule, Step, schedule
 from .simplify import simplify
 
@@ -37,13 +39,17 @@ def realize(nodes: Iterable[Node]) -> None:
     pending = [node for node in nodes if not is_view_of_memory(node)]
     if not pending:
         return
-    image, plan, retained = plan_for(pending)
-    if debug.level() >= 2:
-        from .explain import announce
+    order, key = structure(pending)
+    program = PROGRAMS.find(key)
+    if program is None or debug.level() >= 2:
+        image, plan, retained = plan_for(pending)
+        if debug.level() >= 2:
+            from .explain import announce
 
-        announce([image[node] for node in pending], plan, specialise=False)
-    run(plan, retained)
-    write_back(image)
+            announce([image[node] for node in pending], plan, specialise=False)
+        program = Program(order, image, plan, retained, lower(plan.steps, specialise=False))
+        PROGRAMS.keep(key, program)
+    program.run(order)
 
 
 def is_view_of_memory(node: Node) -> bool:
@@ -81,30 +87,6 @@ def storable(node: Node) -> Node:
     return node if view is None or view.mask is not None else base
 
 
-def run(plan: Schedule, retained: set[Node]) -> None:
-    """Run the steps. Buffers of nodes that are not `retained` go after their last reader."""
-    last_reader = {node: number for number, step in enumerate(plan.steps) for node in step.inputs}
-    executables = lower(plan.steps, specialise=False)
-    buffers: dict[Node, Buffer] = {}
-    for number, (step, executable) in enumerate(zip(plan.steps, executables, strict=True)):
-        inputs = [node.buffer or buffers[node] for node in step.inputs]
-        outputs = [Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize) for node in step.outputs]
-        if executable is None:
-            copy(inputs[0], step.inputs[0], outputs[0])
-        elif debug.level():
-            debug.timed(step, executable.bind(inputs + outputs), Device[step.outputs[0].device])
-        else:
-            executable.run(inputs + outputs)
-        for node, buffer in zip(step.outputs, outputs, strict=True):
-            if node in retained:
-                node.buffer = buffer
-            else:
-                buffers[node] = buffer
-        for node in step.inputs:
-            if last_reader[node] == number:
-                buffers.pop(node, None)
-
-
 def lower(steps: list[Step], specialise: bool) -> list:
     """An Executable for each step (None for copies); what is missing on a device is built together."""
     result: list = [None] * len(steps)
@@ -119,28 +101,11 @@ def lower(steps: list[Step], specialise: bool) -> list:
     return result
 
 
-def copy(source: Buffer, node: Node, target: Buffer) -> None:
-    """Move bytes between devices, through the host."""
-    target.backend.upload(target, source.backend.download(source, node.dtype, prod(node.shape)))
-
-
 def duplicate(source: Buffer, node: Node) -> Buffer:
     """A new buffer with the same bytes, on the same device."""
     target = Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize)
-    copy(source, node, target)
+    copy(source, target)
     return target
-
-
-def write_back(image: dict[Node, Node]) -> None:
-    """Give the user's nodes the buffers of their simplified images, and let finished history go."""
-    for node, simple in image.items():
-        if node.buffer is None and simple is not node:
-            base, view = operand(simple)
-            if base.buffer is not None and view is not None and view.is_contiguous() and prod(base.shape) == view.size:
-                node.buffer = base.buffer
-    for node in image:
-        if node.buffer is not None and (not node.requires_grad or node.owner is not None):
-            node.forget_sources()
 
 
 def constant_array(node: Node) -> np.ndarray:

@@ -7,6 +7,7 @@ from hypothesis import given
 
 from clgrad import Device, DeviceError, Tensor
 from clgrad.backends.numpy import render
+from clgrad.engine.program import PROGRAMS
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +16,9 @@ def tiny_blocks(monkeypatch):
     monkeypatch.setattr(render, "SPREAD", 2)  # so that broadcast operands are laid out in full, too
     lowered = Device["NUMPY"]._lowered
     monkeypatch.setattr(Device["NUMPY"], "_lowered", {})
+    PROGRAMS.clear()
     yield
+    PROGRAMS.clear()
     lowered.clear()
 
 
