@@ -35,13 +35,16 @@ What each instruction means (T is its dtype; every operand of arithmetic has T u
     elementwise  see ELEMENTWISE
 
 `kind` is "loop" (no reduction), "row" (reductions over `reduce_axes`), "dot" (exactly one dot; elementwise work on
-its result follows) or "scatter". A row kernel's reductions may depend on one another: a value that uses a reduction
-is known after a full pass over `reduce_axes`. Outputs of a row kernel whose View has stride 0 on every reduce axis are
-written once a row. The Views of outputs never overlap themselves.
+its result follows), "scatter" or "attention". A row kernel's reductions may depend on one another: a value that uses a
+reduction is known after a full pass over `reduce_axes`. Outputs of a row kernel whose View has stride 0 on every reduce
+axis are written once a row. The Views of outputs never overlap themselves.
 
 A scatter kernel has an empty body and `scatter` set: output 0, contiguous (rows, *rest), is the sum
 over i of values[i] into row index[i], added in the order of i, starting from zero, each sum rounded to the dtype.
 Its inputs are 0 (values) and 1 (index).
+
+An attention kernel has an empty body and `attention` set: see there. Its `shape` is (*batch, queries, keys), and output
+number i, at its View, is the result that `attention.results[i]` names.
 
 An output shares memory with no input, but for the pairs (output number, input slot) in `in_place`: there the two are
 one buffer, and every load of that slot has the View of that output, so that a point is read before it is written.
@@ -108,6 +111,34 @@ class Scatter:
     index: View
 
 
+@dataclass(frozen=True)
+class Attention:
+    """softmax(S) v, or what its gradient needs, with the scores S = scale q k^T + mask never in memory as a whole.
+
+    The operands are (name, input slot, View over its shape):
+
+        q (*batch, queries, D), k (*batch, keys, D), v (*batch, keys, E)
+        mask (*batch, queries, keys), where there is one: added to the scores, or bool, and -inf where it is False
+        output, grad (*batch, queries, E), logsumexp (*batch, queries, 1): for the gradients only
+
+    With `causal`, query t sees keys 0 to t. The `results` are some of
+
+        output      softmax(S) v                       logsumexp   log sum_j exp(S_ij), NaN where a row is all -inf
+        query       dS k scale                         key         dS^T q scale
+        value       P^T grad                           with P = exp(S - logsumexp), dP = grad v^T
+                                                       and dS = P (dP - sum_e grad output)
+
+    (Dao et al., FlashAttention, arXiv 2205.14135). All of one floating dtype, but for a bool mask, and the logsumexp of
+    float16, which is float32: float16 is computed in float32 throughout. Whether a NaN or an infinity of a key or value reaches the queries that causality hides it from
+    is left open, so that whole blocks of such pairs may be skipped.
+    """
+
+    operands: tuple[tuple[str, int, View], ...]
+    results: tuple[str, ...]
+    scale: float
+    causal: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One launch. `inputs` and `output_dtypes` give the element type of each buffer, in the order of its arguments."""
@@ -120,6 +151,7 @@ class Kernel:
     inputs: tuple[DType, ...]
     output_dtypes: tuple[DType, ...]
     scatter: Optional[Scatter] = None
+    attention: Optional[Attention] = None
     in_place: tuple[tuple[int, int], ...] = ()
     name: str = "kernel"  # for people: "row_8_max_exp_sum"; not part of what is computed
 
@@ -132,7 +164,7 @@ class Kernel:
         )
         return (
             self.kind, self.shape, self.reduce_axes, body, self.outputs, self.inputs, self.output_dtypes, self.scatter,
-            self.in_place,
+            self.attention, self.in_place,
         )  # fmt: skip
 
     @cached_property
@@ -176,6 +208,12 @@ class Kernel:
             lines.append(f"  %{i} = {op:<10} {operands:<12} {'' if arg is None else arg}  {dtype.name}".rstrip())
         if self.scatter is not None:
             lines.append(f"  {self.scatter}")
+        if self.attention is not None:
+            a = self.attention
+            lines.append(f"  scale {a.scale}" + (", causal" if a.causal else ""))
+            lines += [f"  {name:<9} = input {slot} at {view}" for name, slot, view in a.operands]
+            names = zip(a.results, self.outputs, strict=True)
+            return "\n".join(lines + [f"  output {i} = {name} at {view}" for i, (name, (_, view)) in enumerate(names)])
         lines += [f"  output {i} = %{value} at {view}" for i, (value, view) in enumerate(self.outputs)]
         return "\n".join(lines)
 
