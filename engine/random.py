@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Optional
 
 from ..backends import dtypes
 from . import node as nodes
+from . import trace
 from .device import Device
 from .movement import as_shape
 
@@ -39,8 +40,11 @@ class Generator:
     def reserve(self, words: int) -> tuple[nodes.Node, nodes.Node]:
         """Key and counter nodes for a call that needs so many words."""
         counter = self.counter.node
-        if self.pending:
+        if self.pending and trace.active() is not None:
             counter = counter + self.pending
+        elif self.pending:  # a value rather than a constant, or every step of a loop would be a schedule of its own
+            offset = type(self.counter)._from_scalar(self.pending, dtypes.uint64, self.counter.device)
+            counter = counter + offset.node
         self.pending += -(-words // WORDS)
         return self.key.node, counter
 
