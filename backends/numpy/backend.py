@@ -17,6 +17,7 @@ import numpy as np
 from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
 from ..dtypes import DType
 from ..kernel import Kernel
+from . import runtime
 from .render import render
 
 
@@ -43,7 +44,7 @@ class NumpyBackend(Backend):
     """The host's memory and NumPy's functions. Runs everything at once, so there is nothing to wait for."""
 
     name = "NUMPY"
-    alignment = 64
+    alignment = runtime.ALIGNMENT
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,15 +52,13 @@ class NumpyBackend(Backend):
 
     def allocate(self, nbytes: int) -> Buffer:
         try:
-            # Plans put offsets at multiples of `alignment`; NumPy's own allocations are aligned to 16 bytes only.
-            memory = np.empty(nbytes + self.alignment, np.uint8)
+            memory = runtime.aligned(nbytes)
         except (MemoryError, ValueError) as error:
             raise DeviceError(
                 f"NUMPY: no memory for {nbytes:,} bytes ({self.counters.live_bytes:,} are in use); "
                 "use smaller batches or a smaller model"
             ) from error
-        start = -memory.ctypes.data % self.alignment
-        return Buffer(self, memory[start : start + nbytes], nbytes)
+        return Buffer(self, memory, nbytes)
 
     def upload(self, buffer: Buffer, array: np.ndarray) -> None:
         target = buffer.handle[buffer.offset : buffer.offset + buffer.nbytes]
