@@ -1,6 +1,12 @@
 """The OpenCL backend's gathers, scatters, random bits, builds, launches, memory and errors."""
 
 import dataclasses
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +14,8 @@ from opencl_helpers import INTS, Batch, Body, place, same, scatter_case
 
 from clgrad.backends import dtypes
 from clgrad.backends.base import DeviceError
+from clgrad.backends.opencl import backend as opencl_backend
+from clgrad.backends.opencl import cache, progress
 from clgrad.backends.opencl import device as opencl_device
 from clgrad.backends.view import View
 
@@ -140,6 +148,115 @@ def test_kernels_of_one_structure_share_one_build(backend):
     assert backend.counters.builds == before + 1
     backend.lower([kernel(100, 2.5), kernel(200, 2.5)], specialise=True)
     assert backend.counters.builds == before + 3
+
+
+def scaled(factor):
+    body = Body((5,))
+    kernel = body.kernel("loop", [body.add("mul", body.load(np.ones(5, "f4")), body.const(factor, dtypes.float32))])
+    return kernel
+
+
+def test_few_executables_are_kept_and_those_in_use_go_on_running(backend, monkeypatch):
+    monkeypatch.setattr(opencl_backend, "KEPT", 4)
+    (first,) = backend.lower([scaled(0.5)], specialise=True)
+    source = first.source
+    backend.lower([scaled(float(i)) for i in range(6)], specialise=True)
+    assert len(backend.executables) == 4
+    buffers = [place(backend, np.ones(5, "f4")), backend.allocate(20)]
+    first.run(buffers)
+    same(backend.download(buffers[1], dtypes.float32, 5), np.full(5, 0.5, "f4"))
+    before = backend.counters.builds
+    (again,) = backend.lower([scaled(0.5)], specialise=True)  # the function is still there, for `first` uses it
+    assert backend.counters.builds == before and again.source == source
+    del first, again
+    backend.lower([scaled(float(i)) for i in range(6)], specialise=True)
+    before = backend.counters.builds
+    backend.lower([scaled(0.5)], specialise=True)
+    assert backend.counters.builds == before + 1
+
+
+def test_built_programs_come_back_from_the_disk_and_torn_ones_are_built_again(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backend, "keeps_programs", False)
+    source = "__kernel void seven(__global float *y) { y[get_global_id(0)] = 7; }"
+    backend._compile(source)
+    (file,) = (tmp_path / "clgrad" / "programs").iterdir()
+    whole = file.read_bytes()
+    for data in (whole, whole[: len(whole) // 2], b"", b"x" * 100):
+        file.write_bytes(data)
+        buffer = backend.allocate(12)
+        backend._compile(source).seven(backend.queue, (3,), None, buffer.handle)
+        same(backend.download(buffer, dtypes.float32, 3), np.full(3, 7, "f4"))
+        stored = file.read_bytes()
+        assert hashlib.sha256(stored[cache.DIGEST :]).digest() == stored[: cache.DIGEST]
+    assert [f.name for f in file.parent.iterdir()] == [file.name]  # nothing half-written is left behind
+
+
+ON_ITS_OWN = """
+from clgrad import Tensor
+print((Tensor([1.0, 2.0, 3.0], device="CL") * 7).sum().item())
+"""
+
+
+def test_files_of_pocl_that_were_cut_short_kill_nobody(backend, tmp_path):
+    if backend.device.platform.name != opencl_device.POCL:
+        pytest.skip("PoCL's own cache")
+    environment = {**os.environ, "POCL_CACHE_DIR": str(tmp_path)}
+
+    def answer():
+        run = subprocess.run([sys.executable, "-c", ON_ITS_OWN], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stdout.strip()
+
+    assert answer() == "42.0"
+    for pattern, share in (("*.so", 2), ("program.bc", 2), ("*.so", 10**9), ("program.bc", 10**9)):
+        files = list(tmp_path.rglob(pattern))
+        assert files
+        for file in files:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // share])
+        assert answer() == "42.0"
+        assert all(file.stat().st_size > 0 for file in tmp_path.rglob(pattern))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_a_long_build_says_so_in_one_line(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", out := stream())
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    line = progress.Progress("CL")
+    line.begin(2)
+    line.timer.join(10)
+    line.begin(1)
+    for _ in range(3):
+        line.built()
+    text = out.getvalue()
+    assert "CL: building" in text and line.total == 0
+    if stream is Terminal:
+        assert "2 of 3" in text and "\n" not in text and text.endswith("\r")
+    else:
+        assert text.count("\n") == 1 and text.endswith(" s\n")
+    monkeypatch.setattr(progress, "PATIENCE", 60)
+    line.begin(1)
+    line.built()
+    line.begin(5)
+    line.end()
+    assert out.getvalue() == text and line.timer is None
+
+
+def test_a_first_launch_counts_as_built_and_a_read_ends_the_line(backend):
+    (executable,) = backend.lower([scaled(time.time())], specialise=True)
+    assert backend.progress.total == 1
+    buffers = [place(backend, np.ones(5, "f4")), backend.allocate(20)]
+    launch = executable.bind(buffers)
+    launch()
+    assert backend.progress.total == 0 and executable.function.launched
+    backend.lower([scaled(time.time() + 1)], specialise=True)
+    backend.download(buffers[1], dtypes.float32, 5)
+    assert backend.progress.total == 0
 
 
 def test_bound_launches_run_again_on_what_the_buffers_hold(backend):

@@ -2,7 +2,7 @@
 
 `lower` renders each Kernel (`render.py`), and kernels whose sources are equal share one function. The sources that no
 program holds yet are compiled together as one program: building many small kernels one by one costs twice the time.
-Built programs are kept on disk by pyopencl and by the runtime. Everything runs on one in-order queue.
+Built programs are kept on disk, by the runtime or by `cache.py`. Everything runs on one in-order queue.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pyopencl as cl
+from pyopencl.characterize import has_src_build_cache
 
 from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
 from ..dtypes import DType, float64
 from ..kernel import Kernel
-from . import functions
+from . import cache, functions
 from .device import describe, kind_of
+from .progress import Progress
 from .render import render
 from .shapes import Shapes, shapes_for
 from .writer import NAME, Rendered
@@ -28,14 +32,16 @@ from .writer import NAME, Rendered
 HEADER = "#pragma OPENCL FP_CONTRACT OFF\n"
 HEADER_FP64 = "#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif\n"
 KERNELS_A_PROGRAM = 64  # more in one program only make the failure of one harder to read
+KEPT = 2048  # executables that nobody uses at the moment
 MEBIBYTE = 2**20
 
 
-class Function(NamedTuple):
+class Function:
     """A compiled kernel function, shared by all Kernels with its source."""
 
-    program: cl.Program
-    name: str
+    def __init__(self, program: cl.Program, name: str):
+        self.program, self.name = program, name
+        self.launched = False  # PoCL compiles a function when it is first launched
 
 
 class OpenCLBackend(Backend):
@@ -58,8 +64,12 @@ class OpenCLBackend(Backend):
         if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
             self.options.append("-cl-fp32-correctly-rounded-divide-sqrt")
         self.lock = threading.RLock()
-        self.executables: dict[Any, OpenCLExecutable] = {}
-        self.functions: dict[str, Function] = {}  # by source
+        self.executables: OrderedDict[Any, OpenCLExecutable] = OrderedDict()  # the last used last
+        self.functions: WeakValueDictionary[str, Function] = (
+            WeakValueDictionary()
+        )  # by source, while executables use them
+        self.progress = Progress(name)
+        self.keeps_programs = bool(has_src_build_cache(device))
         self.report_messages: list[str] = [""]  # by report code
         self.report = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, 4)
         cl.enqueue_copy(self.queue, self.report, np.zeros(1, np.int32))
@@ -105,6 +115,8 @@ class OpenCLBackend(Backend):
 
     def _check_report(self) -> None:
         """Raise the IndexError that a gather or scatter left on the device, once."""
+        if self.progress.total:
+            self.progress.end()
         if not self.may_report:
             return
         self.may_report = False
@@ -127,17 +139,37 @@ class OpenCLBackend(Backend):
             keys = [_key(kernel, specialise) for kernel in kernels]
             missing = {key: kernel for key, kernel in zip(keys, kernels) if key not in self.executables}
             rendered = {key: self._render(kernel, specialise) for key, kernel in missing.items()}
-            unbuilt: dict[str, tuple[Rendered, str]] = {}
+            built = self._functions([(rendered[key], kernel.name) for key, kernel in missing.items()])
             for key, kernel in missing.items():
-                if rendered[key].source not in self.functions:
-                    unbuilt.setdefault(rendered[key].source, (rendered[key], kernel.name))
+                self.executables[key] = OpenCLExecutable(self, kernel, rendered[key], built[rendered[key].source])
+            result: list[Executable] = [self.executables[key] for key in keys]
+            for key in keys:
+                self.executables.move_to_end(key)
+            while len(self.executables) > KEPT:
+                self.executables.popitem(last=False)
+            return result
+
+    def _functions(self, wanted: list[tuple[Rendered, str]]) -> dict[str, Function]:
+        """The function of each source, those that do not exist yet built together. The strings name the kernels."""
+        found: dict[str, Function] = {}
+        unbuilt: dict[str, tuple[Rendered, str]] = {}
+        for rendered, name in wanted:
+            function = self.functions.get(rendered.source)
+            if function is None:
+                unbuilt.setdefault(rendered.source, (rendered, name))
+            else:
+                found[rendered.source] = function
+        if unbuilt:
             batch = list(unbuilt.values())
-            for start in range(0, len(batch), KERNELS_A_PROGRAM):
-                self._build(batch[start : start + KERNELS_A_PROGRAM])
-            for key, kernel in missing.items():
-                function = self.functions[rendered[key].source]
-                self.executables[key] = OpenCLExecutable(self, kernel, rendered[key], function)
-            return [self.executables[key] for key in keys]
+            self.progress.begin(len(batch))
+            try:
+                for start in range(0, len(batch), KERNELS_A_PROGRAM):
+                    found |= self._build(batch[start : start + KERNELS_A_PROGRAM])
+            except BaseException:
+                self.progress.end()
+                raise
+            self.functions.update(found)
+        return found
 
     def _render(self, kernel: Kernel, specialise: bool) -> Rendered:
         dtypes = {instr.dtype for instr in kernel.body} | {*kernel.inputs, *kernel.output_dtypes}
@@ -153,8 +185,8 @@ class OpenCLBackend(Backend):
             return render(kernel, self.shapes, True, self.vectors_aligned)
         return rendered
 
-    def _build(self, batch: list[tuple[Rendered, str]]) -> None:
-        """Compile the sources of `batch` as one program."""
+    def _build(self, batch: list[tuple[Rendered, str]]) -> dict[str, Function]:
+        """Compile the sources of `batch` as one program: the function of each source."""
         names = [f"{_identifier(name)}_{_digest(rendered.source)}" for rendered, name in batch]
         helpers = frozenset().union(*(rendered.helpers for rendered, _ in batch))
         body = [rendered.source.replace(NAME, name) for (rendered, _), name in zip(batch, names)]
@@ -164,24 +196,28 @@ class OpenCLBackend(Backend):
             program = self._compile(source)
         except cl.RuntimeError as error:
             if len(batch) > 1:  # find the kernel at fault
-                for one in batch:
-                    self._build([one])
-                return
+                return {source: function for one in batch for source, function in self._build([one]).items()}
             log = "\n".join(str(error).splitlines()[:30])
             raise DeviceError(
                 f"{self.name}: kernel {names[0]} does not build:\n{log}\n--- source ---\n{source}"
             ) from error
         self.counters.builds += len(batch)
-        for (rendered, _), name in zip(batch, names):
-            self.functions[rendered.source] = Function(program, name)
+        return {rendered.source: Function(program, name) for (rendered, _), name in zip(batch, names)}
 
     def _compile(self, source: str) -> cl.Program:
-        try:
-            return cl.Program(self.context, source).build(self.options)
-        except cl.Error:
-            raise
-        except Exception:  # pyopencl's cache folder cannot be used (unwritable or broken): build without it
-            return cl.Program(self.context, source).build(self.options, cache_dir=False)  # type: ignore[arg-type]
+        """The built program, from the disk if it was built before. pyopencl's own cache waits for dead processes."""
+        device, platform = self.device, self.device.platform
+        key = repr((source, self.options, platform.version, device.name, device.version, device.driver_version))
+        binary = None if self.keeps_programs else cache.read_program(key)
+        if binary is not None:
+            try:
+                return cl.Program(self.context, [device], [binary]).build(self.options)
+            except cl.Error:  # the driver knows what it no longer understands
+                pass
+        program = cl.Program(self.context, source).build(self.options, cache_dir=False)  # type: ignore[arg-type]
+        if not self.keeps_programs:
+            cache.write_program(key, program.get_info(cl.program_info.BINARIES)[0])
+        return program
 
 
 class OpenCLExecutable(Executable):
@@ -251,7 +287,21 @@ class OpenCLExecutable(Executable):
             backend.may_report = True
             launch()
 
-        return launch_reporting if self.reports else launch
+        usual = launch_reporting if self.reports else launch
+        return usual if self.function.launched else self._first(usual)
+
+    def _first(self, launch: Callable[[], Any]) -> Callable[[], Any]:
+        """The same launch, waited for if it is the function's first: what compiles then is part of building it."""
+        function, backend = self.function, self.backend
+
+        def first() -> None:
+            launch()
+            if not function.launched:
+                function.launched = True
+                backend.queue.finish()
+                backend.progress.built()
+
+        return first
 
 
 def _key(kernel: Kernel, specialise: bool) -> tuple:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import tempfile
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import DeviceError, DeviceInfo
+from . import cache
 
 if TYPE_CHECKING:
     from .backend import OpenCLBackend
@@ -20,6 +22,8 @@ INSTALL = (
     "Install a driver for your GPU, or a CPU runtime: pip install 'clgrad[pocl]' on Linux x86-64, "
     "your distribution's pocl-opencl-icd elsewhere. The NUMPY device needs none of this."
 )
+
+POCL = "Portable Computing Language"
 
 
 def device_name(index: int) -> str:
@@ -52,6 +56,8 @@ def open_backend(index: int = 0) -> OpenCLBackend:
             f"there is no OpenCL device number {index}: {len(devices)} found, "
             f"{', '.join(f'{device_name(i)} ({d.name.strip()})' for i, d in enumerate(devices))}"
         )
+    if devices[index].platform.name == POCL:
+        cache.mend_pocl()
     from .backend import OpenCLBackend
 
     return OpenCLBackend(devices[index], device_name(index))
@@ -60,7 +66,7 @@ def open_backend(index: int = 0) -> OpenCLBackend:
 @lru_cache(maxsize=1)
 def _find() -> tuple[list[Any], str]:
     """The devices, and why there are none when there are none."""
-    if not _writable(_cache_folder()):
+    if not _writable(cache.base_folder()):
         os.environ.setdefault("PYOPENCL_NO_CACHE", "1")  # pyopencl would end with a KeyError or FileNotFoundError
     try:
         import pyopencl as cl
@@ -83,19 +89,15 @@ def _find() -> tuple[list[Any], str]:
 
 def _home_hint() -> str:
     """PoCL shows no device when it cannot write its cache, which lies below HOME."""
-    cache = os.environ.get("POCL_CACHE_DIR") or _cache_folder()
-    if _writable(cache):
+    folder = cache.pocl_folder()
+    if _writable(folder):
         return ""
     return (
-        f"The folder {cache} cannot be written, and PoCL needs it for its cache: set POCL_CACHE_DIR to one that can. "
+        f"The folder {folder} cannot be written, and PoCL needs it for its cache: set POCL_CACHE_DIR to one that can. "
     )
 
 
-def _cache_folder() -> str:
-    return os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-
-
-def _writable(folder: str) -> bool:
+def _writable(folder: Path) -> bool:
     """Whether files can be made in a folder, itself made if need be."""
     try:
         os.makedirs(folder, exist_ok=True)
