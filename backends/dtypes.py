@@ -28,6 +28,7 @@ default_float = float32
 default_int = int32
 
 NAMES = {dtype.name: dtype for dtype in ALL}
+_KNOWN = {id(dtype): dtype for dtype in ALL}  # the very objects: most questions are about one of them
 
 
 def is_float(dtype: DType) -> bool:
@@ -48,6 +49,9 @@ def as_dtype(dtype) -> DType:
 
     Raises TypeError for one that the engine does not compute with (complex, object, strings).
     """
+    known = _KNOWN.get(id(dtype))
+    if known is not None:
+        return known
     resolved = np.dtype(dtype).newbyteorder("=")
     if resolved not in NAMES.values():
         raise TypeError(f"dtype {dtype!r} is not supported; use one of {', '.join(NAMES)}")

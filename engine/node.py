@@ -157,7 +157,7 @@ def make(op: str, src: tuple[Node, ...], arg: Any = None, where: Optional[tuple[
     shape, dtype = ops.RULES[op](op, src, arg)
     device = arg if op == "copy" else _common_device(op, src)
     grad_from = src[1:] if op == "composite" else src
-    requires_grad = op != "detach" and is_float(dtype) and any(s.requires_grad for s in grad_from)
+    requires_grad = op != "detach" and is_float(dtype) and any([s.requires_grad for s in grad_from])
     node = Node(op, src, arg, shape, dtype, device, requires_grad, where or user_line(), key)
     _table[key] = node
     return node
@@ -214,16 +214,19 @@ def live_nodes() -> int:
 def topological(roots, sources=lambda node: node.src) -> list[Node]:
     """All nodes that `roots` depend on, sources first. `sources` may cut the walk short."""
     order: list[Node] = []
-    seen: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(list(roots))]
+    done: dict[Node, bool] = {}  # False from the first visit, when the sources go on the stack, to the second
+    stack = list(roots)[::-1]
     while stack:
-        node, done = stack.pop()
-        if done:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((s, False) for s in reversed(sources(node)) if id(s) not in seen)
+        node = stack[-1]
+        state = done.get(node)
+        if state is None:
+            done[node] = False
+            stack += [s for s in sources(node)[::-1] if s not in done]
+        else:
+            stack.pop()
+            if not state:
+                done[node] = True
+                order.append(node)
     return order
 
 
