@@ -9,10 +9,11 @@ operation: at once where it can (NUMPY), otherwise at the next `download` or `sy
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -92,6 +93,7 @@ class Backend(ABC):
 
     name: str
     alignment: int = 256
+    keeps_times: bool = False  # set on the class: devices opened from then on tell the times of launches, if they can
 
     def __init__(self) -> None:
         self.counters = Counters()
@@ -120,6 +122,17 @@ class Backend(ABC):
     @abstractmethod
     def synchronize(self) -> None:
         """Wait for all earlier work, and raise what it reported."""
+
+    def clock(self, launch: Callable[[], Any]) -> Union[tuple[int, int], Callable[[], tuple[int, int]]]:
+        """Run a bound launch and tell its start and end, in ns of time.perf_counter_ns().
+
+        A device that keeps times by itself gives a function that tells them, to be called later, and does not wait.
+        """
+        self.synchronize()
+        start = time.perf_counter_ns()
+        launch()
+        self.synchronize()
+        return start, time.perf_counter_ns()
 
     @abstractmethod
     def describe(self) -> DeviceInfo:

@@ -19,6 +19,7 @@ from math import pi, prod, sqrt
 from typing import Optional
 
 from ..backends.dtypes import float16, float32
+from . import profile
 from .node import Node, iota, make, topological
 
 
@@ -123,6 +124,7 @@ NO_GRADIENT = ("detach", "lt", "eq", "and", "or", "xor", "shl", "shr", "idiv", "
 # fmt: on
 
 
+@profile.span("gradient")
 def gradients(y: Node, g: Node) -> dict[Node, Node]:
     """The gradient of every leaf that `y` depends on and that wants one, given `g`, the gradient of `y`."""
     found: dict[Node, Optional[Node]] = {y: g}

@@ -29,7 +29,7 @@ from math import prod
 from typing import Any, Optional
 
 from ..backends.base import Buffer
-from . import debug, random, tensor, trace
+from . import debug, profile, random, tensor, trace
 from . import node as nodes
 from . import realize as realizing
 from .device import Device
@@ -63,6 +63,7 @@ class jit:
         instance.__dict__[self.function.__name__] = bound
         return bound
 
+    @profile.span("call")
     def __call__(self, *args, **kwargs):
         if trace.active() is not None:  # inside another traced function: part of it
             return self.function(*args, **kwargs)
@@ -193,7 +194,7 @@ class Plan:
         found: list[Tensor] = []
         tracing = trace.Trace(name)
         with tracing:
-            self.structure = _outputs(function(*args, **kwargs), found, name)
+            self.structure = _outputs(profile.span("trace")(function)(*args, **kwargs), found, name)
             for generator in random.generators():
                 generator.settle()
             returned = [t.node for t in found]
@@ -314,6 +315,7 @@ class Plan:
         """Whether everything that the trace depended on still is so."""
         return all(getattr(o, a) == v for o, a, v in self.guards) and all(c.holds() for c in self.captures)
 
+    @profile.span("replay")
     def run(self, arguments: list[Tensor]) -> Any:
         """One replay: the results, in the structure that the function returned."""
         for generator in random.generators():
@@ -367,7 +369,7 @@ class Plan:
         return output
 
     def _launch(self, buffers: dict[Node, Buffer]) -> None:
-        level = debug.level()
+        log = profile.log()
         for number, step in enumerate(self.schedule.steps):
             launch = self.launches[number]
             if launch is None or self.variable[number]:
@@ -379,12 +381,12 @@ class Plan:
                 if before is None or any(h is not g or o != p for (h, o), (g, p) in zip(where, before, strict=True)):
                     launch = self._bind(number, used)
                     self.launches[number], self.bound[number] = launch, where
-            if level and step.kernel is not None:
-                debug.timed(step, launch, Device[step.outputs[0].device])
+            if log is not None and step.kernel is not None:
+                log.launch(step, launch, Device[step.outputs[0].device])
             else:
                 launch()
-        if level:
-            debug.say(f"{len(self.schedule.steps)} kernels, {self.arena_bytes:,} bytes for intermediate values")
+        if log is not None:
+            log.notes.append(f"{self.arena_bytes:,} bytes for intermediate values")
 
     def _bind(self, number: int, used: list) -> Callable[[], Any]:
         executable = self.executables[number]

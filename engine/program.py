@@ -27,7 +27,7 @@ from typing import NamedTuple, Optional
 
 from ..backends.base import Backend, Buffer, Executable
 from ..backends.dtypes import uint8
-from . import debug
+from . import profile
 from .device import Device
 from .lowering import operand
 from .node import Node, topological
@@ -99,7 +99,7 @@ class Program:
             own = [n for n in step.inputs if last_reader[n] == number and not n.in_memory and n not in retained]
             self.tasks.append(
                 Task(
-                    Step(step.kernel, [], []),
+                    Step(step.kernel, [], [], step.lines),
                     executable,
                     Device[step.outputs[0].device],
                     (*inputs, *[slot for slot, _ in outputs]),
@@ -145,6 +145,7 @@ class Program:
         whole = view is not None and view.is_contiguous() and prod(base.shape) == view.size
         return self._slot(base) if lies and whole else None
 
+    @profile.span("run")
     def run(self, order: list[Node]) -> None:
         """Run on the graph whose nodes `order` are, and give them their values. History that is done goes."""
         buffers: list[Optional[Buffer]] = [None] * self.count
@@ -152,15 +153,15 @@ class Program:
             buffers[i] = order[i].buffer
         for i, buffer in self.foreign.items():
             buffers[i] = buffer
-        level = debug.level()
+        log = profile.log()
         for step, executable, backend, slots, outputs, dead in self.tasks:
             for slot, nbytes in outputs:
                 buffers[slot] = backend.allocate(nbytes)
             used: list = [buffers[slot] for slot in slots]
             if executable is None:
                 copy(used[0], used[1])
-            elif level:
-                debug.timed(step, executable.bind(used), backend)
+            elif log is not None:
+                log.launch(step, executable.bind(used), backend)
             else:
                 executable.run(used)
             for slot in dead:

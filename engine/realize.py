@@ -19,7 +19,7 @@ import numpy as np
 from ..backends.base import Buffer
 from ..backends.dtypes import DType
 from ..backends.view import View
-from . import debug
+from . import debug, profile
 from .device import Device
 from .lowering import operand
 from .node import Node
@@ -29,6 +29,7 @@ from .schedule import Schedule, Step, schedule
 from .simplify import simplify
 
 
+@profile.span("realize")
 def realize(nodes: Iterable[Node]) -> None:
     """Bring every node into memory. One that is a movement of something realised stays a view of it."""
     nodes = list(dict.fromkeys(nodes))
@@ -40,6 +41,8 @@ def realize(nodes: Iterable[Node]) -> None:
     if not pending:
         return
     order, key = structure(pending)
+    if profile.tracing():  # kernels are shown with the lines that they come from
+        key = (key, tuple(node.where for node in order))
     program = PROGRAMS.find(key)
     if program is None or debug.level() >= 2:
         image, plan, retained = plan_for(pending)
@@ -87,6 +90,7 @@ def storable(node: Node) -> Node:
     return node if view is None or view.mask is not None else base
 
 
+@profile.span("build")
 def lower(steps: list[Step], specialise: bool) -> list:
     """An Executable for each step (None for copies); what is missing on a device is built together."""
     result: list = [None] * len(steps)
@@ -112,6 +116,7 @@ def constant_array(node: Node) -> np.ndarray:
     return np.full(node.shape, node.arg, node.dtype)
 
 
+@profile.span("read")
 def read(node: Node) -> np.ndarray:
     """The value on the host, as a new C-contiguous array."""
     realize([node])
@@ -123,7 +128,7 @@ def read(node: Node) -> np.ndarray:
         realize([contiguous := _forced(node)])
         base, view = contiguous, View.contiguous(node.shape)
     assert base.buffer is not None
-    data = base.buffer.backend.download(base.buffer, base.dtype, prod(base.shape))
+    data = _download(base.buffer, base)
     if view.is_contiguous() and view.size == data.size:
         return data.reshape(node.shape)
     size = base.dtype.itemsize
@@ -133,12 +138,18 @@ def read(node: Node) -> np.ndarray:
     return np.ndarray(view.shape, base.dtype, data, view.offset * size, strides).copy()
 
 
+@profile.span("download")
+def _download(buffer: Buffer, node: Node) -> np.ndarray:
+    return buffer.backend.download(buffer, node.dtype, prod(node.shape))
+
+
 def _forced(node: Node) -> Node:
     from .node import make
 
     return make("contiguous", (node,))
 
 
+@profile.span("upload")
 def write(array: np.ndarray, dtype: DType, device: str) -> Buffer:
     """A new buffer on `device` with the bytes of `array`."""
     backend = Device[device]

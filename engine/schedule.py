@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from ..backends.kernel import Kernel
+from . import profile
 from .lowering import Body, Cut, Misfit, Space, finish, operand, scatter_kernel, space_of
 from .node import Node, topological
 from .ops import MOVEMENT, REDUCE
@@ -42,6 +43,13 @@ class Step:
     kernel: Optional[Kernel]
     inputs: list[Node]
     outputs: list[Node]
+    lines: tuple[tuple[str, int], ...] = ()  # (file, line) of what it computes, if a profile is being written
+
+    def find_lines(self) -> None:
+        """Fill in `lines`."""
+        read = set(self.inputs)
+        inside = topological(self.outputs, lambda n: () if n in read or n.in_memory else n.src)
+        self.lines = tuple(sorted({n.where for n in inside if n.where is not None and n not in read}))
 
 
 @dataclass
@@ -73,6 +81,7 @@ class Group:
         return "row" if self.space.reduce_axes else "loop"
 
 
+@profile.span("schedule")
 def schedule(wanted: Iterable[Node], keep: frozenset[Node] = frozenset()) -> Schedule:
     """Kernels that bring every node of `wanted` (simplified, unrealised) into memory, and, where they are computed
     anyway as reductions or dots, those of `keep`."""
@@ -99,6 +108,9 @@ class _Scheduler:
         self._merge_small()
         steps = self._steps()
         self.group_of.clear()  # bodies refer back to here: without the cycle, values go when their last reader goes
+        if profile.tracing():
+            for step in steps:
+                step.find_lines()
         return Schedule(steps, self.decisions)
 
     # --- which nodes reach memory -------------------------------------------------------------------------------

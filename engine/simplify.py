@@ -23,6 +23,7 @@ from math import prod
 from typing import Optional
 
 from ..backends.dtypes import float16
+from . import profile
 from .node import Node, constant, make, topological
 
 Src = tuple[Node, ...]
@@ -32,6 +33,7 @@ Rewrite = Callable[[Node, Src], Optional[Node]]
 LONG, FEW, PIECE = 4096, 64, 1024
 
 
+@profile.span("simplify")
 def simplify(roots: Iterable[Node]) -> dict[Node, Node]:
     """The simpler equal of every node that `roots` depend on. Realised nodes are taken as they are."""
     result: dict[Node, Node] = {}

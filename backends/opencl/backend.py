@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Union
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -53,7 +54,10 @@ class OpenCLBackend(Backend):
         self.device = device
         try:
             self.context = cl.Context([device])
-            self.queue = cl.CommandQueue(self.context)
+            self.queue = cl.CommandQueue(
+                self.context, properties=cl.command_queue_properties.PROFILING_ENABLE if self.keeps_times else 0
+            )
+            self._clock_offset = (0, 0)  # device's clock to the host's, in ns, and when that was measured
         except cl.Error as error:
             raise DeviceError(f"{name} ({device.name.strip()}) cannot be opened: {error}") from error
         index = int(name.partition(":")[2] or 0)
@@ -112,6 +116,39 @@ class OpenCLBackend(Backend):
     def synchronize(self) -> None:
         self.queue.finish()
         self._check_report()
+
+    def clock(self, launch: Callable[[], Any]) -> Union[tuple[int, int], Callable[[], tuple[int, int]]]:
+        if not self.queue.properties & cl.command_queue_properties.PROFILING_ENABLE:
+            return super().clock(launch)
+        began = time.perf_counter_ns()
+        event = launch()
+        if not isinstance(event, cl.Event):  # the host did it itself
+            self.queue.finish()
+            return began, time.perf_counter_ns()
+
+        def times() -> tuple[int, int]:
+            event.wait()
+            offset = self._offset()
+            return event.profile.start + offset, event.profile.end + offset
+
+        return times
+
+    def _offset(self) -> int:
+        """What to add to the device's clock to have time.perf_counter_ns(): measured each second, as clocks drift."""
+        offset, measured = self._clock_offset
+        now = time.perf_counter_ns()
+        if not measured or now - measured > 10**9:
+            self.queue.finish()
+            tightest = None
+            for _ in range(5):  # a marker begins after it is asked for and ends before it has been waited for
+                before = time.perf_counter_ns()
+                marker = cl.enqueue_marker(self.queue)
+                marker.wait()
+                least, most = before - marker.profile.queued, time.perf_counter_ns() - marker.profile.end
+                if tightest is None or most - least < tightest:
+                    tightest, offset = most - least, (least + most) // 2
+            self._clock_offset = offset, now
+        return offset
 
     def _check_report(self) -> None:
         """Raise the IndexError that a gather or scatter left on the device, once."""
@@ -279,13 +316,13 @@ class OpenCLExecutable(Executable):
         backend, queue, counters = self.backend, self.backend.queue, self.backend.counters
         global_size, local_size, enqueue = self.global_size, self.local_size, cl.enqueue_nd_range_kernel
 
-        def launch(keep=keep) -> None:
+        def launch(keep=keep) -> cl.Event:
             counters.kernels += 1
-            enqueue(queue, kernel, global_size, local_size)
+            return enqueue(queue, kernel, global_size, local_size)
 
-        def launch_reporting(keep=keep) -> None:
+        def launch_reporting(keep=keep) -> cl.Event:
             backend.may_report = True
-            launch()
+            return launch()
 
         usual = launch_reporting if self.reports else launch
         return usual if self.function.launched else self._first(usual)
@@ -294,12 +331,13 @@ class OpenCLExecutable(Executable):
         """The same launch, waited for if it is the function's first: what compiles then is part of building it."""
         function, backend = self.function, self.backend
 
-        def first() -> None:
-            launch()
+        def first() -> Any:
+            event = launch()
             if not function.launched:
                 function.launched = True
                 backend.queue.finish()
                 backend.progress.built()
+            return event
 
         return first
 
