@@ -129,8 +129,8 @@ class Attention:
                                                        and dS = P (dP - sum_e grad output)
 
     (Dao et al., FlashAttention, arXiv 2205.14135). All of one floating dtype, but for a bool mask, and the logsumexp of
-    float16, which is float32: float16 is computed in float32 throughout. Whether a NaN or an infinity of a key or value reaches the queries that causality hides it from
-    is left open, so that whole blocks of such pairs may be skipped.
+    float16, which is float32: float16 is computed in float32 throughout. Whether a NaN or an infinity of a key or value
+    reaches the queries that causality hides it from is left open, so that whole blocks of such pairs may be skipped.
     """
 
     operands: tuple[tuple[str, int, View], ...]

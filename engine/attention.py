@@ -50,12 +50,23 @@ class Part(NamedTuple):
         names = ["q", "k", "v", *(["mask"] if self.masked else [])]
         if self.result in GRADIENTS:
             names += ["grad", "output", "logsumexp"]
-        return dict(zip(names, src))  # noqa: B905 (the logsumexp of an output is left over)
+        return dict(zip(names, src))  # the logsumexp of an output is left over
 
-    def kernel(self, node: Node) -> tuple:
-        """What nodes of one kernel have in common."""
-        src = node.src[:-1] if self.result == "output" else node.src
-        return (self._replace(result=""), src)
+    def layout(self, rank: int) -> Shape:
+        """The order in which the axes of the result lie in memory; it is its own inverse."""
+        joined = rank >= 4 and self.result != "logsumexp"
+        return (*range(rank - 3), rank - 2, rank - 3, rank - 1) if joined else tuple(range(rank))
+
+    def rule(self, src: tuple[Node, ...]) -> tuple[Shape, DType]:
+        """The shape, as it lies in memory, and the dtype of the node."""
+        q, k, v = src[:3]
+        if self.result == "logsumexp":  # half precision would be too little to compute probabilities from
+            return (*q.shape[:-1], 1), float32 if q.dtype == float16 else q.dtype
+        rows, width = {
+            "output": (q.shape[-2], v.shape[-1]), "query": q.shape[-2:], "key": k.shape[-2:], "value": v.shape[-2:],
+        }[self.result]  # fmt: skip
+        shape = (*q.shape[:-2], rows, width)
+        return tuple(shape[a] for a in self.layout(len(shape))), q.dtype
 
 
 def takes(q: Node, k: Node, v: Node, mask: Optional[Node]) -> bool:
@@ -67,7 +78,7 @@ def takes(q: Node, k: Node, v: Node, mask: Optional[Node]) -> bool:
 def attention(q: Node, k: Node, v: Node, mask: Optional[Node], scale: float, causal: bool) -> Node:
     """q (*batch, T, D), k (*batch, S, D), v (*batch, S, E) -> (*batch, T, E), of operands that `takes` allows.
 
-    mask (*batch, T, S) is added to the scores or, if bool, says which take part. With `causal`, query t sees keys 0 to t.
+    mask (*batch, T, S) is added to the scores or, if bool, says which count. With `causal`, query t sees keys 0 to t.
     """
     src = (q, k, v) if mask is None else (q, k, v, mask)
     part = Part("logsumexp", scale, causal, mask is not None)
@@ -75,26 +86,14 @@ def attention(q: Node, k: Node, v: Node, mask: Optional[Node], scale: float, cau
     return _in_order(make("attention", (*src, total), part._replace(result="output")))
 
 
-def layout(rank: int) -> Shape:
-    """The order in which the axes of a result lie in memory; it is its own inverse."""
-    return (*range(rank - 3), rank - 2, rank - 3, rank - 1) if rank >= 4 else tuple(range(rank))
-
-
 def _in_order(x: Node) -> Node:
-    """From the order in memory to that of the operands, or back."""
-    return x.permute(layout(len(x.shape)))
+    """A result in the order of the operands' axes, from that in memory; or back."""
+    return x.permute(Part("output", 1.0, False, False).layout(len(x.shape)))
 
 
-def rule(part: Part, src: tuple[Node, ...]) -> tuple[Shape, DType]:
-    """The shape, as it lies in memory, and the dtype of an `attention` node."""
-    q, k, v = src[:3]
-    if part.result == "logsumexp":  # half precision would be too little to compute probabilities from
-        return (*q.shape[:-1], 1), float32 if q.dtype == float16 else q.dtype
-    rows, width = {
-        "output": (q.shape[-2], v.shape[-1]), "query": q.shape[-2:], "key": k.shape[-2:], "value": v.shape[-2:],
-    }[part.result]  # fmt: skip
-    shape = (*q.shape[:-2], rows, width)
-    return tuple(shape[a] for a in layout(len(shape))), q.dtype
+def siblings(node: Node) -> tuple:
+    """What the nodes of one kernel have in common."""
+    return node.arg._replace(result=""), node.src[:-1] if node.arg.result == "output" else node.src
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------

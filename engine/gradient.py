@@ -19,7 +19,7 @@ from math import pi, prod, sqrt
 from typing import Optional
 
 from ..backends.dtypes import float16, float32
-from . import profile
+from . import attention, profile
 from .node import Node, iota, make, topological
 
 
@@ -78,6 +78,14 @@ def _gather_gradient(g: Node, y: Node, x: Node, index: Node):
     return make("scatter_add", (g.cast(wide), index), x.shape[0]).cast(x.dtype), None
 
 
+def _attention_gradient(g: Node, y: Node, *src: Node):
+    """Of the output another kernel; of what that kernel computes, the gradient of its expansion."""
+    if y.arg.result == "output":
+        return attention.gradient(g, y)
+    found = _pull_back(attention.expansion(y), g, src.__contains__)
+    return tuple(found.get(s) for s in src)
+
+
 # fmt: off
 GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "neg":         lambda g, y, x: (-g,),
@@ -112,6 +120,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "shrink":      lambda g, y, x: (make("pad", (g,), tuple((lo, n - hi) for (lo, hi), n in zip(y.arg, x.shape))),),
     "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
     "dot":         lambda g, y, a, b: (make("dot", (g, b.transpose())), make("dot", (a.transpose(), g))),
+    "attention":   _attention_gradient,
     "gather":      _gather_gradient,
     "scatter_add": lambda g, y, values, index: (make("gather", (g, index)), None),
     "contiguous":  lambda g, y, x: (g,),
@@ -127,13 +136,18 @@ NO_GRADIENT = ("detach", "lt", "eq", "and", "or", "xor", "shl", "shr", "idiv", "
 @profile.span("gradient")
 def gradients(y: Node, g: Node) -> dict[Node, Node]:
     """The gradient of every leaf that `y` depends on and that wants one, given `g`, the gradient of `y`."""
+    return _pull_back(y, g, lambda node: node.owner is not None)
+
+
+def _pull_back(y: Node, g: Node, ends: Callable[[Node], bool]) -> dict[Node, Node]:
+    """The gradient of every node that `y` depends on and at which the road back ends."""
     found: dict[Node, Optional[Node]] = {y: g}
     result: dict[Node, Node] = {}
-    for node in reversed(topological((y,), _differentiable_sources)):
+    for node in reversed(topological((y,), lambda node: () if ends(node) else _differentiable_sources(node))):
         g_node = found.pop(node, None)
         if g_node is None:
             continue
-        if node.owner is not None:
+        if ends(node):
             result[node] = g_node
             continue
         for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):

@@ -17,7 +17,7 @@ from math import prod
 from typing import Any, NamedTuple, Optional
 
 from ..backends.dtypes import DType
-from ..backends.kernel import ELEMENTWISE, Instr, Kernel, Output, Scatter
+from ..backends.kernel import ELEMENTWISE, Attention, Instr, Kernel, Output, Scatter
 from ..backends.view import View
 from .node import Node
 from .ops import MOVEMENT, REDUCE
@@ -294,6 +294,35 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
         tuple(node.dtype for node in outputs),
         name=_name(kind, shape, final),
     )
+    return kernel, reads
+
+
+def attention_kernel(nodes: list[Node], stored: Callable[[Node], bool]) -> tuple[Kernel, list[Node]]:
+    """The Kernel of attention nodes that have their operands in common, which have been made to lie in memory."""
+    part, reads = nodes[0].arg, []
+    operands: list[tuple[str, int, View]] = []
+    for name, source in part.operands(nodes[0].src).items():
+        base, view = operand(source, stored)
+        if view is None or view.mask is not None:
+            raise Cut(source)
+        if base not in reads:
+            reads.append(base)
+        operands.append((name, reads.index(base), view))
+    q, k, *_ = (view.shape for _, _, view in operands)
+    space = Space((*q[:-1], k[-2]))
+    places = [View.contiguous(node.shape).permute(node.arg.layout(len(node.shape))) for node in nodes]
+    *batch, _, _ = _mergeable(space, [view for _, _, view in operands] + places, keep_last=2)
+    shape = (*(prod(space.shape[a] for a in group) for group in batch), *space.shape[-2:])
+    attention = Attention(
+        tuple((name, slot, _merge_batch(view, batch)) for name, slot, view in operands),
+        tuple(node.arg.result for node in nodes), part.scale, part.causal,
+    )  # fmt: skip
+    kernel = Kernel(
+        "attention", shape, (), (),
+        tuple(Output(number, _merge_batch(view, batch)) for number, view in enumerate(places)),
+        tuple(node.dtype for node in reads), tuple(node.dtype for node in nodes), attention=attention,
+        name=_name("attention_gradient" if any(name == "grad" for name, *_ in operands) else "attention", shape, []),
+    )  # fmt: skip
     return kernel, reads
 
 

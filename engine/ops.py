@@ -241,6 +241,11 @@ def _scatter_add(op, src, arg):
     return (arg, *values.shape[len(index.shape) :]), values.dtype
 
 
+@rule("attention", text="(*batch, T, D), (*batch, S, D), (*batch, S, E) and more, a Part in arg -> the part")
+def _attention(op, src, arg):
+    return arg.rule(src)
+
+
 @rule("random", text="key and counter, uint64 scalars, shape in arg -> uint32 words of Philox4x32-10")
 def _random(op, src, arg):
     for scalar in src:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Optional
 
 from ..backends import dtypes
 from ..backends.dtypes import is_bool
+from . import attention
 from .elementwise import broadcast_shape
 from .ops import ShapeError
 
@@ -77,6 +78,10 @@ def scaled_dot_product_attention(
     """
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    if not dropout_p:
+        result = _attention_in_one(self, key, value, attn_mask, is_causal)
+        if result is not None:
+            return result
     scores = (self @ key.transpose(-2, -1)) * (1 / sqrt(self.shape[-1]))
     if is_causal:
         queries, keys = (type(self).arange(n, device=self.device) for n in scores.shape[-2:])
@@ -84,3 +89,20 @@ def scaled_dot_product_attention(
     if attn_mask is not None:
         scores = attn_mask.where(scores, float("-inf")) if is_bool(attn_mask.dtype) else scores + attn_mask
     return scores.softmax(-1).dropout(dropout_p) @ value
+
+
+def _attention_in_one(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], causal: bool) -> Optional[Tensor]:
+    """The attention of one kernel, if there is one for these operands."""
+    if min(q.ndim, k.ndim, v.ndim) < 2 or not q.dtype == k.dtype == v.dtype or q.device != "NUMPY":
+        return None
+    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        return None
+    masks = [] if mask is None else [mask.shape[:-2]]
+    batch = broadcast_shape("scaled_dot_product_attention", *(x.shape[:-2] for x in (q, k, v)), *masks)
+    operands = [x.broadcast_to(batch + x.shape[-2:])._source() for x in (q, k, v)]
+    if mask is not None:
+        mask = mask.broadcast_to((*batch, q.shape[-2], k.shape[-2]))
+    node = None if mask is None else mask._source()
+    if not attention.takes(*operands, node):
+        return None
+    return type(q)._wrap(attention.attention(*operands, node, 1 / sqrt(q.shape[-1]), causal))

@@ -21,7 +21,8 @@ from typing import Optional
 
 from ..backends.kernel import Kernel
 from . import profile
-from .lowering import Body, Cut, Misfit, Space, finish, operand, scatter_kernel, space_of
+from .attention import siblings
+from .lowering import Body, Cut, Misfit, Space, attention_kernel, finish, operand, scatter_kernel, space_of
 from .node import Node, topological
 from .ops import MOVEMENT, REDUCE
 
@@ -33,7 +34,7 @@ LARGEST_BODY = 320  # instructions
 MOST_BUFFERS = 44  # inputs and outputs of a merged kernel: OpenCL guarantees 1024 bytes of arguments, each takes 16
 SMALL = 1 << 17  # points of the iteration space of a kernel that is over sooner than the next one is launched
 TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "erf", "expm1", "log1p", "pow", "gather"))
-HEAVY = frozenset((*REDUCE, "dot", "scatter_add", "copy"))
+HEAVY = frozenset((*REDUCE, "dot", "attention", "scatter_add", "copy"))
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Group:
     @property
     def kind(self) -> str:
         ops = {m.op for m in self.members}
-        if "scatter_add" in ops or "copy" in ops:
+        if ops & {"attention", "scatter_add", "copy"}:
             return "alone"
         if "dot" in ops:
             return "dot"
@@ -137,7 +138,7 @@ class _Scheduler:
                 continue
             if node.op in HEAVY:
                 self._store(node, f"stored: a {node.op} is the end of a kernel")
-            if node.op in ("dot", "gather", "scatter_add"):
+            if node.op in ("dot", "attention", "gather", "scatter_add"):
                 for source in node.src[:1] if node.op == "gather" else node.src:
                     self._store_operand(node, source)
             elif node.op == "copy":
@@ -176,9 +177,21 @@ class _Scheduler:
             return Group([node], Space(node.shape), None, [node.src[0]], bit)
         if node.op == "scatter_add":
             return Group([node], Space(node.shape), None, scatter_kernel(node, self._is_stored)[1], bit)
+        if node.op == "attention":
+            return self._attention_group(node, bit)
         space = space_of(node)
         body = Body([node], space, self._is_stored)
         return Group([node], space, body, body.reads, bit)
+
+    def _attention_group(self, node: Node, bit: int) -> Group:
+        """What one kernel computes from the same operands is one group from the start."""
+        known = [n for n in self.group_of if n.op == "attention" and siblings(n) == siblings(node)]
+        if not known:
+            return Group([node], Space(node.shape), None, attention_kernel([node], self._is_stored)[1], bit)
+        group = self.group_of[known[0]]
+        group.members.append(node)
+        group.bits |= bit
+        return group
 
     def _link(self) -> None:
         """`after`: the stored nodes on which each group depends, as a set of bits."""
@@ -319,8 +332,11 @@ class _Scheduler:
         if node.op == "scatter_add":
             kernel, reads = scatter_kernel(node, self._is_stored)
             return Step(kernel, reads, [node])
-        assert group.body is not None
         outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
+        if node.op == "attention":
+            kernel, reads = attention_kernel(outputs, self._is_stored)
+            return Step(kernel, reads, outputs)
+        assert group.body is not None
         kernel, reads = finish(group.body, outputs, group.kind)
         return Step(kernel, reads, outputs)
 

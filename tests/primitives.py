@@ -22,6 +22,7 @@ from strategies import elements, laid_out, move, movement, shapes
 
 from clgrad import Tensor
 from clgrad.backends.numpy.philox import philox4x32
+from clgrad.engine.attention import attention
 from clgrad.engine.composite import Composite
 from clgrad.engine.node import iota, make
 
@@ -229,6 +230,9 @@ class Case:
 SPECIAL: dict[str, Callable[[Case, str], Tensor]] = {
     "iota": lambda case, device: Tensor._wrap(iota(case.arg, device)),
     "copy": lambda case, device: case.operands[0].tensor(device).to("NUMPY").to(device),
+    "attention": lambda case, device: Tensor._wrap(
+        attention(*(operand.tensor(device).node for operand in case.operands), None, *case.arg)
+    ),
     "composite": lambda case, device: Tensor._wrap(_composite(case.operands[0].tensor(device).node)),
 }
 
@@ -342,6 +346,27 @@ def _draw_dot(draw) -> Case:
     return Case("dot", [a, b], None, narrow(exact, dtype), slack=_sum_slack(dtype, k, scale))
 
 
+def _draw_attention(draw) -> Case:
+    dtype = draw(st.sampled_from(["float16", "float32", "float64"]))
+    batch, causal = draw(st.sampled_from([(), (1,), (3,), (2, 2)])), draw(st.booleans())
+    size = st.sampled_from([1, 2, 3, 7, 16, 33])
+    queries, keys, width, other = (draw(size) for _ in range(4))
+    shapes = ((queries, width), (keys, width), (keys, other))
+    operands = [_operand(draw, dtype, (*batch, *shape), special=False) for shape in shapes]
+    q, k, v = (widen(operand.array()) for operand in operands)
+    scale = 1 / math.sqrt(width)
+    scores = q @ np.swapaxes(k, -1, -2) * scale
+    if causal:
+        scores = np.where(np.tri(queries, keys, dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    # A score is wrong by an error of a sum of `width` products, and a weight relatively by twice that.
+    size = (np.abs(q) @ np.swapaxes(np.abs(k), -1, -2)).max() * scale
+    slack = np.finfo(dtype).eps * (16 + keys + (2 * width + 8) * float(size)) * float(np.abs(v).max())
+    want = narrow(weights @ v, dtype)
+    return Case("attention", operands, (scale, causal), want, slack=np.full(want.shape, slack))
+
+
 def _indices(draw, rows: int) -> Operand:
     """Valid rows, in any integer dtype. The layouts may put zeros between, which are valid where there is a row."""
     dtype = draw(st.sampled_from(INTEGERS))
@@ -402,6 +427,7 @@ DRAW: dict[str, Callable[..., Case]] = {
     "reduce_prod": _draw_reduce_prod,
     **{op: _draw_movement(op) for op in ("reshape", "permute", "expand", "pad", "shrink", "flip")},
     "dot": _draw_dot,
+    "attention": _draw_attention,
     "gather": _draw_gather,
     "scatter_add": _draw_scatter_add,
     "random": _draw_random,

@@ -18,6 +18,7 @@ Where the first axis is itself reduced, the blocks' partial results are combined
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..base import Buffer
 from ..dtypes import DType
 from ..kernel import ELEMENTWISE, REDUCTIONS, Kernel
 from ..view import View
-from . import runtime
+from . import attention, runtime
 
 # Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache.
 BLOCK = 16384
@@ -41,7 +42,7 @@ Shape = tuple[int, ...]
 
 def render(kernel: Kernel) -> tuple[str, Callable, list[Argument]]:
     """The source, the function it defines, and what makes each of its arguments from the buffers."""
-    writer = _Scatter(kernel) if kernel.kind == "scatter" else _Writer(kernel)
+    writer = {"scatter": _Scatter, "attention": _Attention}.get(kernel.kind, _Writer)(kernel)
     source = writer.text()
     namespace: dict[str, Any] = dict(runtime.NAMES)
     exec(compile(source, f"<{kernel.name}>", "exec"), namespace)
@@ -88,6 +89,26 @@ class _Scatter:
 
     def text(self) -> str:
         return "def kernel(values, index, o0):\n    scatter_add(values, index, o0)\n"
+
+
+class _Attention:
+    """One call with the operands and the results by name."""
+
+    def __init__(self, kernel: Kernel):
+        assert kernel.attention is not None
+        self.operands = [name for name, _, _ in kernel.attention.operands]
+        self.results = list(kernel.attention.results)
+        self.arguments: list[tuple[str, Argument]] = [("run", lambda buffers: partial(attention.run, kernel))]
+        for name, slot, view in kernel.attention.operands:
+            self.arguments.append((name, strided(slot, kernel.inputs[slot], *view[:3])))
+        for number, (name, (_, view)) in enumerate(zip(self.results, kernel.outputs, strict=True)):
+            place = strided(len(kernel.inputs) + number, kernel.output_dtypes[number], *view[:3])
+            self.arguments.append((name, place))
+
+    def text(self) -> str:
+        operands, results = (", ".join(f"{n!r}: {n}" for n in names) for names in (self.operands, self.results))
+        names = ", ".join(name for name, _ in self.arguments)
+        return f"def kernel({names}):\n    run({{{operands}}}, {{{results}}})\n"
 
 
 class _Writer:
