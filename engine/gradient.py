@@ -20,7 +20,7 @@ from typing import Optional
 
 from ..backends.dtypes import float16, float32
 from . import attention, profile
-from .node import Node, iota, make, topological
+from .node import Node, attribute, iota, make, topological
 
 
 def _expand_gradient(g: Node, y: Node, x: Node):
@@ -143,17 +143,21 @@ def _pull_back(y: Node, g: Node, ends: Callable[[Node], bool]) -> dict[Node, Nod
     """The gradient of every node that `y` depends on and at which the road back ends."""
     found: dict[Node, Optional[Node]] = {y: g}
     result: dict[Node, Node] = {}
-    for node in reversed(topological((y,), lambda node: () if ends(node) else _differentiable_sources(node))):
-        g_node = found.pop(node, None)
-        if g_node is None:
-            continue
-        if ends(node):
-            result[node] = g_node
-            continue
-        for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):
-            if part is not None and source.requires_grad:
-                before = found.get(source)
-                found[source] = part if before is None else before + part
+    try:
+        for node in reversed(topological((y,), lambda node: () if ends(node) else _differentiable_sources(node))):
+            g_node = found.pop(node, None)
+            if g_node is None:
+                continue
+            if ends(node):
+                result[node] = g_node
+                continue
+            attribute(node.where)
+            for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):
+                if part is not None and source.requires_grad:
+                    before = found.get(source)
+                    found[source] = part if before is None else before + part
+    finally:
+        attribute(None)
     return result
 
 

@@ -238,14 +238,30 @@ def _common_device(op: str, src: tuple[Node, ...]) -> str:
     return device
 
 
-# The user's line: the nearest caller outside the library folders.
+# The user's line: the nearest caller outside the library folders. Models and the command line are written with the
+# library like other programs, and their lines say more about a kernel than the call of the model does.
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_LIBRARY = tuple(os.path.join(_ROOT, room) + os.sep for room in ("clgrad", "engine", "backends", "nn", "models"))
+_LIBRARY = tuple(os.path.join(_ROOT, room) + os.sep for room in ("engine", "backends", "nn"))
 _inside: dict[str, bool] = {}
+_attributed: Optional[tuple[str, int]] = None
+
+
+def attribute(where: Optional[tuple[str, int]]) -> None:
+    """From now on nodes come from this line, as those of a gradient do from the line that it is the gradient of.
+
+    None: from the user's line on the call stack, as usual.
+    """
+    global _attributed
+    _attributed = where
 
 
 def user_line() -> Optional[tuple[str, int]]:
-    """(file, line) of the nearest caller outside the library; of the outermost caller if there is none."""
+    """(file, line) of the nearest caller outside the library; of the outermost caller if there is none.
+
+    Of another line if `attribute` says so.
+    """
+    if _attributed is not None:
+        return _attributed
     frame = sys._getframe(1)
     while True:
         filename = frame.f_code.co_filename

@@ -13,7 +13,7 @@ CLGRAD_PROFILE, CLGRAD_DEBUG or `start`; nothing is then waited for. On others e
 >>> with profile.recording() as log:
 ...     _ = (Tensor([3.0, 4.0], device="NUMPY") ** 2).sum().item()
 >>> [launch.kernel.name for launch in log.finished()], sorted({span.name for span in log.spans})
-(['row_sum_2'], ['build', 'download', 'realize', 'run', 'schedule', 'simplify'])
+(['row_sum_2'], ['build', 'download', 'read', 'realize', 'run', 'schedule', 'simplify', 'upload'])
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from typing import Optional
 
 from ..backends.dtypes import float16
 from . import profile
-from .node import Node, constant, make, topological
+from .node import Node, attribute, constant, make, topological
 
 Src = tuple[Node, ...]
 Rewrite = Callable[[Node, Src], Optional[Node]]
@@ -37,19 +37,23 @@ LONG, FEW, PIECE = 4096, 64, 1024
 def simplify(roots: Iterable[Node]) -> dict[Node, Node]:
     """The simpler equal of every node that `roots` depend on. Realised nodes are taken as they are."""
     result: dict[Node, Node] = {}
-    for node in topological(roots, lambda n: () if n.in_memory else n.src):
-        if node.in_memory or (not node.src and node.op != "const"):
-            result[node] = node
-            continue
-        src = tuple(result[s] for s in node.src)
-        if 0 in node.shape:
-            result[node] = constant(0, node.dtype, node.shape, node.device)
-            continue
-        rewrite = RULES.get(node.op)
-        simpler = rewrite(node, src) if rewrite is not None else None
-        if simpler is None:
-            simpler = node if src == node.src else _with_sources(node, src)
-        result[node] = simpler
+    try:
+        for node in topological(roots, lambda n: () if n.in_memory else n.src):
+            attribute(node.where)
+            if node.in_memory or (not node.src and node.op != "const"):
+                result[node] = node
+                continue
+            src = tuple(result[s] for s in node.src)
+            if 0 in node.shape:
+                result[node] = constant(0, node.dtype, node.shape, node.device)
+                continue
+            rewrite = RULES.get(node.op)
+            simpler = rewrite(node, src) if rewrite is not None else None
+            if simpler is None:
+                simpler = node if src == node.src else _with_sources(node, src)
+            result[node] = simpler
+    finally:
+        attribute(None)
     return result
 
 
