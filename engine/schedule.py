@@ -22,7 +22,7 @@ from typing import Optional
 from ..backends.kernel import Kernel
 from . import profile
 from .attention import siblings
-from .lowering import Body, Cut, Misfit, Space, attention_kernel, finish, operand, scatter_kernel, space_of
+from .lowering import Body, Cut, Misfit, Path, Space, attention_kernel, finish, operand, scatter_kernel, space_of
 from .node import Node, topological
 from .ops import MOVEMENT, REDUCE
 
@@ -50,7 +50,8 @@ class Step:
         """Fill in `lines`."""
         read = set(self.inputs)
         inside = topological(self.outputs, lambda n: () if n in read or n.in_memory else n.src)
-        self.lines = tuple(sorted({n.where for n in inside if n.where is not None and n not in read}))
+        # Constants are shared by all lines that use them.
+        self.lines = tuple(sorted({n.where for n in inside if n.where and n.src and n not in read}))
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Group:
     space: Space
     body: Optional[Body]
     reads: list[Node]
-    bits: int
+    bits: int = 0
     after: int = 0
 
     @property
@@ -98,11 +99,11 @@ class _Scheduler:
         self.position = {node: i for i, node in enumerate(self.order)}
         self.stored: dict[Node, str] = {}
         self.group_of: dict[Node, Group] = {}
+        self.root = Path()
 
     def run(self) -> Schedule:
         self._choose_stored()
-        while not self._single_groups():
-            pass
+        self._single_groups()
         self._link()
         self._merge_into_readers()
         self._merge_side_by_side()
@@ -160,42 +161,49 @@ class _Scheduler:
 
     # --- groups ---------------------------------------------------------------------------------------------------
 
-    def _single_groups(self) -> bool:
-        """One group a stored node. False if a node had to be stored on the way, which changes what others read."""
-        complete = True
-        self.group_of.clear()
-        for number, node in enumerate(sorted(self.stored, key=self.position.__getitem__)):
-            try:
-                self.group_of[node] = self._single_group(node, 1 << number)
-            except Cut as cut:
-                self._store(cut.node, "stored: no strides express the movement that follows")
-                complete = False
-        return complete
+    def _single_groups(self) -> None:
+        """One group a stored node. What has to be stored on the way changes what others compute and read."""
+        missing = list(self.stored)
+        while missing:
+            cuts = []
+            for node in missing:
+                try:
+                    self.group_of[node] = self._single_group(node)
+                except Cut as cut:
+                    self._store(cut.node, "stored: no strides express the movement that follows")
+                    cuts.append(cut.node)
+            for group in list(self.group_of.values()):
+                if cuts and (group.body is None or any(map(group.body.computes, cuts))):
+                    for member in group.members:
+                        self.group_of.pop(member, None)
+            missing = [node for node in self.stored if node not in self.group_of]
+        self.group_of = {node: self.group_of[node] for node in sorted(self.stored, key=self.position.__getitem__)}
 
-    def _single_group(self, node: Node, bit: int) -> Group:
+    def _single_group(self, node: Node) -> Group:
         if node.op == "copy":
-            return Group([node], Space(node.shape), None, [node.src[0]], bit)
+            return Group([node], Space(node.shape), None, [node.src[0]])
         if node.op == "scatter_add":
-            return Group([node], Space(node.shape), None, scatter_kernel(node, self._is_stored)[1], bit)
+            return Group([node], Space(node.shape), None, scatter_kernel(node, self._is_stored)[1])
         if node.op == "attention":
-            return self._attention_group(node, bit)
+            return self._attention_group(node)
         space = space_of(node)
-        body = Body([node], space, self._is_stored)
-        return Group([node], space, body, body.reads, bit)
+        body = Body([node], space, self.stored.__contains__, self.root)
+        return Group([node], space, body, body.reads)
 
-    def _attention_group(self, node: Node, bit: int) -> Group:
+    def _attention_group(self, node: Node) -> Group:
         """What one kernel computes from the same operands is one group from the start."""
         known = [n for n in self.group_of if n.op == "attention" and siblings(n) == siblings(node)]
         if not known:
-            return Group([node], Space(node.shape), None, attention_kernel([node], self._is_stored)[1], bit)
+            return Group([node], Space(node.shape), None, attention_kernel([node], self._is_stored)[1])
         group = self.group_of[known[0]]
         group.members.append(node)
-        group.bits |= bit
         return group
 
     def _link(self) -> None:
         """`after`: the stored nodes on which each group depends, as a set of bits."""
-        for group in list(self.group_of.values()):
+        for number, group in enumerate(self.group_of.values()):
+            group.bits |= 1 << number
+        for group in self.group_of.values():
             for read in group.reads:
                 if not read.in_memory:
                     before = self.group_of[read]
@@ -250,22 +258,46 @@ class _Scheduler:
         if not space_candidates or a.members[0].device != b.members[0].device or self._something_between(a, b):
             return False
         members = sorted(a.members + b.members, key=self.position.__getitem__)
+        reads = {*a.reads, *b.reads}.difference(members)
+        if len(reads) + len(members) > MOST_BUFFERS:
+            return False
         for space in space_candidates:
+            if self._misplaced(a, b, space) or self._misplaced(b, a, space):
+                continue
             try:
-                body = Body(members, space, self._is_stored)
+                body = self._joint_body(a, b, members, space)
             except (Misfit, Cut):
                 continue
-            if len(body.instrs) > LARGEST_BODY or len(body.reads) + len(members) > MOST_BUFFERS:
+            if len(body.instrs) > LARGEST_BODY:
                 return False
             merged = Group(members, space, body, body.reads, a.bits | b.bits, (a.after | b.after) & ~(a.bits | b.bits))
             for member in members:
                 self.group_of[member] = merged
-            for group in self.group_of.values():
+            for group in dict.fromkeys(self.group_of.values()):
                 if group.after & merged.bits:
                     group.after |= merged.after | merged.bits
             self.decisions.append((members[-1], reason))
             return True
         return False
+
+    def _misplaced(self, a: Group, b: Group, space: Space) -> bool:
+        """Whether it is plain that `b` reads a value of `a` elsewhere than where `a` has it over `space`."""
+        if a.body is None or b.body is None or a.space != space or _size(b.space) != _size(space):
+            return False
+        for member in a.members:
+            for view in b.body.loads(member) if member in b.reads else ():
+                seen = view.reshape(space.shape)
+                if seen is not None and seen != a.body.members[member][1]:
+                    return True
+        return False
+
+    def _joint_body(self, a: Group, b: Group, members: list[Node], space: Space) -> Body:
+        """The body of both groups together: one of theirs with the other's members, where it does not read them."""
+        for first, second in ((a, b), (b, a)):
+            alike = first.space == space or (first.kind == "loop" and first.space.shape == space.shape)
+            if alike and first.body is not None and not any(member in first.reads for member in second.members):
+                return first.body.extended(second.members, space)
+        return Body(members, space, self.stored.__contains__, self.root)
 
     def _shared_spaces(self, a: Group, b: Group) -> list[Space]:
         """Spaces worth trying for both groups together, the likeliest first; none if their kinds do not mix."""
