@@ -13,6 +13,7 @@ reach memory first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple, Optional
 
@@ -44,6 +45,55 @@ class Move(NamedTuple):
     below: Optional[Node] = None
 
 
+class Path:
+    """All movement on the way from an iteration space to a node. Paths from one root are equal only if identical.
+
+    The bodies that one schedule tries share a root, so that they share the Views that its paths make. A path does not
+    know the one that it continues: a cycle would keep nodes alive.
+    """
+
+    __slots__ = ("_moves", "_next", "_views")
+
+    def __init__(self, moves: tuple[Move, ...] = ()):
+        self._moves = moves
+        self._next: dict[tuple, Path] = {}
+        self._views: dict[tuple, tuple[Optional[View], Optional[Node]]] = {}
+
+    def then(self, op: str, arg: Any, below: Optional[Node] = None) -> Path:
+        """This path and one more movement."""
+        key = (op, arg, below)
+        path = self._next.get(key)
+        if path is None:
+            path = self._next[key] = Path((*self._moves, Move(op, arg, below)))
+        return path
+
+    def reshape(self, old: Shape, new: Shape) -> Path:
+        """How a value of shape `old` is read by a space of shape `new`."""
+        return self if old == new else self.then("reshape", new)
+
+    def view(self, shape: Shape, start: Optional[View] = None) -> View:
+        """The View over the space of all elements of a node of that shape (or of `start`). Raises Misfit, Cut."""
+        key = shape if start is None else start
+        found = self._views.get(key)
+        if found is None:
+            found = self._views[key] = self._compute_view(View.contiguous(shape) if start is None else start)
+        view, cut = found
+        if view is not None:
+            return view
+        if cut is None:
+            raise Misfit
+        raise Cut(cut)
+
+    def _compute_view(self, view: View) -> tuple[Optional[View], Optional[Node]]:
+        """The View, or None and the node that has to reach memory for there to be one."""
+        for move in reversed(self._moves):
+            moved = view.apply(move.op, move.arg)
+            if moved is None:
+                return None, move.below
+            view = moved
+        return view, None
+
+
 class Space(NamedTuple):
     """An iteration space: its shape, and the axes that its reductions run over."""
 
@@ -58,16 +108,21 @@ class Space(NamedTuple):
     @property
     def signature(self) -> tuple:
         """The space with runs of like axes merged: spaces of one signature differ by a reshape only."""
-        runs: list[list] = []
-        for axis, size in enumerate(self.shape):
-            if size == 1:
-                continue
-            reduced = axis in self.reduce_axes
-            if runs and runs[-1][1] == reduced:
-                runs[-1][0] *= size
-            else:
-                runs.append([size, reduced])
-        return tuple(map(tuple, runs))
+        return _signature(self)
+
+
+@lru_cache(maxsize=4096)
+def _signature(space: Space) -> tuple:
+    runs: list[list] = []
+    for axis, size in enumerate(space.shape):
+        if size == 1:
+            continue
+        reduced = axis in space.reduce_axes
+        if runs and runs[-1][1] == reduced:
+            runs[-1][0] *= size
+        else:
+            runs.append([size, reduced])
+    return tuple(map(tuple, runs))
 
 
 def space_of(node: Node) -> Space:
@@ -92,43 +147,62 @@ def operand(node: Node, stored: Callable[[Node], bool] = lambda node: False) -> 
 class Body:
     """The instructions of one kernel under construction.
 
-    `stored` says of any node whether its value lies in memory when the kernel runs. After construction, `reads` are
-    the nodes that the loads read, and `members` maps each member to its value and to the View of where that lies.
+    `stored` says which nodes that are not in memory will be when the kernel runs. `reads` are the nodes that the
+    loads read, and `members` maps each member to its value and to the View of where that lies.
     """
 
-    def __init__(self, members: list[Node], space: Space, stored: Callable[[Node], bool]):
-        self.space, self.stored = space, stored
+    def __init__(self, members: list[Node], space: Space, stored: Callable[[Node], bool], root: Path):
+        self.space, self.stored, self.root = space, stored, root
         self.instrs: list[Instr] = []
         self.reads: list[Node] = []
         self.members: dict[Node, tuple[int, View]] = {}
         self._slots: dict[Node, int] = {}
         self._index: dict[tuple, int] = {}
-        self._memo: dict[tuple, int] = {}
+        self._memo: dict[tuple[Node, Path], int] = {}
+        self._add(members)
+
+    def extended(self, members: list[Node], space: Space) -> Body:
+        """This body with more members, none of which it reads, over a space of the same shape."""
+        body = Body.__new__(Body)
+        body.space, body.stored, body.root = space, self.stored, self.root
+        body.instrs, body.reads, body.members = self.instrs.copy(), self.reads.copy(), self.members.copy()
+        body._slots, body._index, body._memo = self._slots.copy(), self._index.copy(), self._memo.copy()
+        body._add(members)
+        return body
+
+    def computes(self, node: Node) -> bool:
+        """Whether `node` is a value on the way, rather than read from memory."""
+        return any(node is n for n, _ in self._memo)
+
+    def loads(self, node: Node) -> list[View]:
+        """Where the body reads `node`."""
+        slot = self._slots.get(node)
+        return [instr.arg[1] for instr in self.instrs if instr.op == "load" and instr.arg[0] == slot]
+
+    def _add(self, members: list[Node]) -> None:
         self._pending = set(members)
-        for member in members:
-            self._add_member(member)
+        for node in members:
+            root, path, view = self._place(node)
+            if root is not node:  # stored through the inverse of its movement: the value itself is another node's
+                value = self._value(root, path)
+            elif node.op in REDUCE:
+                value = self._reduction(node)
+            elif node.op == "dot":
+                value = self._dot(node)
+            else:
+                value = self._compute(node, path)
+            self.members[node] = (value, view)
+            self._pending.discard(node)
 
-    def _add_member(self, node: Node) -> None:
-        root, moves, view = self._place(node)
-        if root is not node:  # stored through the inverse of its movement: the value itself is another node's
-            self.members[node] = (self._value(root, moves), view)
-        elif node.op in REDUCE:
-            self.members[node] = (self._reduction(node), view)
-        elif node.op == "dot":
-            self.members[node] = (self._dot(node), view)
-        else:
-            self.members[node] = (self._compute(node, moves), view)
-        self._pending.discard(node)
-
-    def _place(self, node: Node) -> tuple[Node, tuple[Move, ...], View]:
+    def _place(self, node: Node) -> tuple[Node, Path, View]:
         """Where a member lies: the node to evaluate, its movement from the space, and the View over the space."""
         space = self.space
         if node.op in REDUCE:
-            return node, (), View.contiguous(space.kept).expand(space.shape)
+            return node, self.root, View.contiguous(space.kept).expand(space.shape)
         if prod(node.shape) == prod(space.shape):
             # Pure movement of a member of this kernel is undone at the store rather than done at the load.
             base, view = node, View.contiguous(node.shape)
-            while base.op in MOVEMENT and base not in self.members and not self.stored_elsewhere(base):
+            while base.op in MOVEMENT and base not in self.members and not self._stored_elsewhere(base):
                 inverse = _inverse(base)
                 undone = None if inverse is None else view.apply(*inverse)
                 if undone is None:
@@ -137,16 +211,19 @@ class Body:
             if base is not node and base in self.members:
                 placed = view.reshape(space.shape)
                 if placed is not None:
-                    return base, _reshape_moves(base.shape, space.shape), placed
-            return node, _reshape_moves(node.shape, space.shape), View.contiguous(space.shape)
+                    return base, self.root.reshape(base.shape, space.shape), placed
+            return node, self.root.reshape(node.shape, space.shape), View.contiguous(space.shape)
         if prod(node.shape) == prod(space.kept):
-            expand = (Move("expand", space.shape),) if space.kept != space.shape else ()
+            path = self.root.then("expand", space.shape) if space.kept != space.shape else self.root
             view = View.contiguous(space.kept).expand(space.shape)
-            return node, expand + _reshape_moves(node.shape, space.kept), view
+            return node, path.reshape(node.shape, space.kept), view
         raise Misfit
 
-    def stored_elsewhere(self, node: Node) -> bool:
-        return node not in self._pending and node not in self.members and self.stored(node)
+    def _in_memory(self, node: Node) -> bool:
+        return node.buffer is not None or node.op == "buffer" or self.stored(node)
+
+    def _stored_elsewhere(self, node: Node) -> bool:
+        return node not in self._pending and node not in self.members and self._in_memory(node)
 
     def _emit(self, op: str, src: tuple[int, ...], arg: Any, dtype: DType) -> int:
         key = (op, src, repr(arg) if op == "const" else arg, dtype)
@@ -162,23 +239,12 @@ class Body:
             self.reads.append(node)
         return self._slots[node]
 
-    def _view(self, node: Node, moves: tuple[Move, ...], start: Optional[View] = None) -> View:
-        """The View over the iteration space of `node`'s own elements (or of `start`), read through `moves`."""
-        view = View.contiguous(node.shape) if start is None else start
-        for move in reversed(moves):
-            moved = view.apply(move.op, move.arg)
-            if moved is None:
-                if move.below is None:
-                    raise Misfit
-                raise Cut(move.below)
-            view = moved
-        return view
-
     def _reduction(self, node: Node) -> int:
         x = node.src[0]
         if Space(x.shape, node.arg).signature != self.space.signature:
             raise Misfit
-        return self._emit(node.op, (self._value(x, _reshape_moves(x.shape, self.space.shape)),), None, node.dtype)
+        value = self._value(x, self.root.reshape(x.shape, self.space.shape))
+        return self._emit(node.op, (value,), None, node.dtype)
 
     def _dot(self, node: Node) -> int:
         if node.shape != self.space.shape:
@@ -191,67 +257,66 @@ class Body:
             arg += [self._slot(base), view]
         return self._emit("dot", (), tuple(arg), node.dtype)
 
-    def _value(self, node: Node, moves: tuple[Move, ...]) -> int:
-        key = (node, moves)
+    def _value(self, node: Node, path: Path) -> int:
+        key = (node, path)
         found = self._memo.get(key)
         if found is None:
-            found = self._memo[key] = self._find(node, moves)
+            found = self._memo[key] = self._find(node, path)
         return found
 
-    def _find(self, node: Node, moves: tuple[Move, ...]) -> int:
+    def _find(self, node: Node, path: Path) -> int:
         member = self.members.get(node)
         if member is not None:
-            if self._view(node, moves) != member[1]:
+            if path.view(node.shape) != member[1]:
                 raise Misfit
             return member[0]
         if node in self._pending:
             raise Misfit
-        if node.in_memory or self.stored(node):
-            view = self._view(node, moves)
-            return self._emit("load", (), (self._slot(node), view), node.dtype)
-        return self._compute(node, moves)
+        if self._in_memory(node):
+            return self._emit("load", (), (self._slot(node), path.view(node.shape)), node.dtype)
+        return self._compute(node, path)
 
-    def _compute(self, node: Node, moves: tuple[Move, ...]) -> int:
+    def _compute(self, node: Node, path: Path) -> int:
         op, dtype = node.op, node.dtype
+        if op in ELEMENTWISE:
+            return self._emit(op, tuple([self._value(s, path) for s in node.src]), None, dtype)
         if op == "const":
             return self._emit("const", (), node.arg, dtype)
         if op == "iota":
-            return self._emit("iota", (), self._view(node, moves), dtype)
+            return self._emit("iota", (), path.view(node.shape), dtype)
         if op == "pad":
-            return self._padded(node, moves)
+            return self._padded(node, path)
         if op in MOVEMENT:
-            return self._value(node.src[0], (*moves, Move(op, node.arg, node.src[0])))
+            return self._value(node.src[0], path.then(op, node.arg, node.src[0]))
         if op == "random":
-            scalars = tuple(self._value(s, _scalar_moves(self.space.shape)) for s in node.src)
-            return self._emit("random", scalars, self._view(node, moves), dtype)
+            scalar = self.root.then("expand", self.space.shape).then("reshape", (1,) * len(self.space.shape))
+            return self._emit(op, tuple([self._value(s, scalar) for s in node.src]), path.view(node.shape), dtype)
         if op == "gather":
-            return self._gather(node, moves)
+            return self._gather(node, path)
         if op in ("contiguous", "barrier"):
-            return self._value(node.src[0], moves)
-        if op not in ELEMENTWISE:
-            raise Misfit
-        return self._emit(op, tuple(self._value(s, moves) for s in node.src), None, dtype)
+            return self._value(node.src[0], path)
+        raise Misfit
 
-    def _padded(self, node: Node, moves: tuple[Move, ...]) -> int:
+    def _padded(self, node: Node, path: Path) -> int:
         source = node.src[0]
-        inner = (*moves, Move("pad", node.arg, source))
+        inner = path.then("pad", node.arg, source)
         value = self._value(source, inner)
         if self.instrs[value].op in ("load", "iota", "random") and _only_moved(source, self.stored):
             return value  # such a read gives 0 outside its mask by itself
-        inside = self._emit("valid", (), self._view(source, inner), _BOOL)
+        inside = self._emit("valid", (), inner.view(source.shape), _BOOL)
         zero = self._emit("const", (), node.dtype.type(0).item(), node.dtype)
         return self._emit("where", (inside, value, zero), None, node.dtype)
 
-    def _gather(self, node: Node, moves: tuple[Move, ...]) -> int:
+    def _gather(self, node: Node, path: Path) -> int:
         table, index = node.src
         base, view = operand(table, self.stored)
         if base in self._pending or base in self.members or view is None:
             raise Misfit
         rest = len(table.shape) - 1
         spread = index.shape + (1,) * rest
-        position = self._value(index, (*moves, Move("expand", node.shape), Move("reshape", spread)))
+        position = self._value(index, path.then("expand", node.shape).then("reshape", spread))
         start = View(node.shape, (0,) * len(index.shape) + view.strides[1:], view.offset)
-        rows = self._view(node, moves, start)
+        rows = path.view(node.shape, start)
         return self._emit("gather", (position,), (self._slot(base), rows, view.strides[0], table.shape[0]), node.dtype)
 
 
@@ -353,15 +418,6 @@ def _own_view(instr: Instr) -> Optional[View]:
     if instr.op in ("load", "gather"):
         return instr.arg[1]
     return instr.arg if isinstance(instr.arg, View) else None
-
-
-def _reshape_moves(old: Shape, new: Shape) -> tuple[Move, ...]:
-    """How a value of shape `old` is read by a space of shape `new`."""
-    return () if old == new else (Move("reshape", new),)
-
-
-def _scalar_moves(shape: Shape) -> tuple[Move, ...]:
-    return (Move("expand", shape), Move("reshape", (1,) * len(shape)))
 
 
 def _inverse(node: Node) -> Optional[tuple[str, Any]]:
