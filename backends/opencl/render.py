@@ -1,4 +1,4 @@
-"""From a Kernel to OpenCL C 1.2: loop, row and scatter kernels. Dots are in `dot.py`.
+"""From a Kernel to OpenCL C 1.2: loop, row and scatter kernels. Dots are in `dot.py`, attention in `attention.py`.
 
 A loop gives every element a work-item: dimension 0 of the launch is the innermost one, dimension 1 all others, so that
 the vectorised direction has no division. A row has three shapes:
@@ -21,6 +21,7 @@ from math import prod
 from ..dtypes import float16, float32
 from ..kernel import REDUCTIONS, Kernel
 from . import functions
+from .attention import render_attention
 from .collapse import collapse
 from .dot import render_dot
 from .functions import compute_type
@@ -32,6 +33,8 @@ def render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool = Tru
     """The source and launch of a kernel. `aligned`: buffers start on addresses fit for whole vectors."""
     if kernel.kind == "scatter":
         return _scatter(kernel, shapes, specialise)
+    if kernel.kind == "attention":
+        return render_attention(kernel, shapes, specialise)
     if kernel.kind == "dot":
         return render_dot(kernel, shapes, specialise, aligned)
     kernel = collapse(kernel)

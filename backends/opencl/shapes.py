@@ -30,6 +30,10 @@ class Shapes:
     dot_panel: int = 0  # rows of a large right operand that a work-group copies into local memory at a time; 0: never
     dot_panel_from: int = 2**18  # elements that the right operand spans to be large: the second-level cache
     dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
+    attention_lanes: int = 32  # rows that a work-item of attention holds, as lanes of vectors
+    attention_step: int = 8  # rows or columns that it takes at once of what it reads
+    attention_block: int = 64  # rows that it reads between two passes over their scores
+    attention_group: int = 1  # work-items of a group
     scatter_lanes: int = 32  # columns of a work-item of scatter
     scatter_parts: int = 8  # row ranges that scatter over narrow rows is cut into
 
@@ -41,6 +45,7 @@ TABLE = {
     "gpu": Shapes(
         loop_group=(128, 1), row_lanes=1, column_lanes=1, row_group=64, row_team=128, dot_vector=4, dot_outer=(4, 4),
         dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8), scatter_lanes=1, scatter_parts=256,
+        attention_lanes=1, attention_step=4, attention_block=16, attention_group=64,
     ),
 }  # fmt: skip
 

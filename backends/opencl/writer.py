@@ -214,6 +214,8 @@ def is_wide(kernel: Kernel) -> bool:
         elif instr.op in ("iota", "random", "valid"):
             views.append(instr.arg)
     views += [out.view for out in kernel.outputs]
+    if kernel.attention is not None:
+        views += [view for _, _, view in kernel.attention.operands]
     if kernel.scatter is not None:
         s = kernel.scatter
         views += [s.values, s.index, View.contiguous((s.rows, s.width))]
