@@ -26,6 +26,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 CONFIGS: dict[str, dict[str, int]] = {
     "nanogpt-cpu": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch": 12, "vocab_size": 65},
     "nanogpt-b": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch": 16, "vocab_size": 65},
+    "tiny": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "batch": 2, "vocab_size": 11},
 }
 OPTIMIZER: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1}
 CLIP = 1.0
@@ -194,9 +195,7 @@ def main() -> None:
         participants["torch"] = torch_step(sizes, weights, options.threads)
     if not participants:
         parser.error("nothing to measure: name --devices or --peers")
-    results = measure(
-        participants, batches, lambda name: copy.copy(Device[name].counters) if name in devices else None
-    )
+    results = measure(participants, batches, lambda name: copy.copy(Device[name].counters) if name in devices else None)
     check_losses(results)
 
     print(f"{options.config}, {options.steps} steps in turns of {BURST}, {options.threads} threads; the losses agree")
