@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..dtypes import DType, float16, float32, float64, is_bool, is_float, is_int
+from .single import SINGLE_HELPERS, SINGLE_NEEDS
 
 COMPUTE_TYPES = {
     "bool": "uchar", "int8": "char", "int16": "short", "int32": "int", "int64": "long",
@@ -64,7 +65,7 @@ FLOAT = {
     "mul": Function("{0} * {1}"),
     "div": Function("{0} / {1}"),
     "mod": Function("float_mod_{T}({0}, {1})", "float_mod"),
-    "max": Function("({0} > {1} || {0} != {0}) ? {0} : {1}"),
+    "max": Function("({0} > {1} | {0} != {0}) ? {0} : {1}"),
     "pow": Function("pow({0}, {1})"),
     "lt": Function("(uchar)({0} < {1})"),
     "eq": Function("(uchar)({0} == {1})"),
@@ -72,9 +73,7 @@ FLOAT = {
 }
 # In single precision (and for halves) these beat the runtimes' own, which CPUs do not vectorise: ten times and more.
 SINGLE = FLOAT | {
-    "exp": Function("exp_single({0})", "exp_single"),
-    "expm1": Function("expm1_single({0})", "expm1_single"),
-    "tanh": Function("tanh_single({0})", "tanh_single"),
+    op: Function(op + "_single({0})", op + "_single") for op in ("exp", "expm1", "tanh", "log", "log1p", "erf")
 }
 INTEGER = {
     "neg": Function("({T})(0 - ({U}){0})"),
@@ -187,46 +186,6 @@ float half_from_bits(ushort bits) {
     "shift_right": """\
 {T} shift_right_{T}({T} a, {T} b) { return b >= 0 && b < {BITS} ? ({T})(a >> b) : a < 0 ? ({T})-1 : ({T})0; }
 """,
-    # exp(x) = 2**n exp(r) with n = rint(x / ln 2), |r| <= ln(2) / 2, and the Taylor series of exp(r) - 1 to r**7, whose
-    # remainder is below 2**-26. Adding and subtracting 1.5 * 2**23 rounds to an integer, and leaves it in the low bits.
-    # ln 2 is split in two so that n times its first part is exact. 2**n is applied in halves, for subnormal results.
-    "exp_parts": """\
-float exp_parts(float x, int *n) {
-    const float shifted = x * 1.44269504f + 12582912.0f, whole = shifted - 12582912.0f;
-    const float r = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
-    *n = as_int(shifted) - 0x4b400000;
-    const float tail = 0.5f + r * (1.6666667e-1f + r * (4.1666668e-2f
-                     + r * (8.3333338e-3f + r * (1.3888889e-3f + r * 1.9841270e-4f))));
-    return r + r * r * tail;
-}
-""",
-    "exp_single": """\
-float exp_single(float x) {
-    int n;
-    const float inside = x > 90.0f ? 90.0f : x < -105.0f ? -105.0f : x;
-    const float part = 1.0f + exp_parts(inside, &n);
-    const int half_n = n >> 1;
-    return part * as_float((half_n + 127) << 23) * as_float((n - half_n + 127) << 23);
-}
-""",
-    "expm1_single": """\
-float expm1_single(float x) {
-    int n;
-    const float inside = x > 90.0f ? 90.0f : x < -20.0f ? -20.0f : x;
-    const float part = exp_parts(inside, &n);
-    const int half_n = n >> 1;
-    const float low = as_float((half_n + 127) << 23), high = as_float((n - half_n + 127) << 23);
-    return x == 0.0f ? x : (part * low + (low - 1.0f / high)) * high;
-}
-""",
-    # tanh(x) = e / (e + 2) with e = exp(2 x) - 1, for x >= 0; it is 1 from 9.02 on.
-    "tanh_single": """\
-float tanh_single(float x) {
-    const float size = as_float(as_uint(x) & 0x7fffffffu);
-    const float e = expm1_single(size > 10.0f ? 20.0f : size + size);
-    return as_float(as_uint(e / (e + 2.0f)) | (as_uint(x) & 0x80000000u));
-}
-""",
     "philox": """\
 /* Philox4x32-10: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3 (SC 2011). */
 uint4 philox(uint4 c, uint2 key) {
@@ -254,13 +213,11 @@ int index_ok_{T}({T} index, ulong rows, __global int *report, int code) {
     return 0;
 }
 """,
-}
-HELPER_NEEDS = {
+    "unaligned": "typedef {T}{W} {T}{W}_at __attribute__((aligned({BYTES})));\n",  # a vector at any element
+} | SINGLE_HELPERS
+HELPER_NEEDS = SINGLE_NEEDS | {
     "double_to_half": ("round_half",),
     "random_word": ("philox",),
-    "exp_single": ("exp_parts",),
-    "expm1_single": ("exp_parts",),
-    "tanh_single": ("exp_parts", "expm1_single"),
 }
 
 _SATURATE = """\
@@ -272,9 +229,18 @@ _SATURATE = """\
 
 
 def helper_text(name: str, dtype: DType) -> str:
-    """The definition of a helper for `dtype`. The text of helpers that do not vary by type ignores it."""
-    text = HELPERS[name]
-    names = (("{T}", compute_type(dtype)), ("{U}", wrap_type(dtype)), ("{BITS}", str(dtype.itemsize * 8)))
+    """The definition of a helper for `dtype`; digits at the end of its name are the width of vectors.
+
+    The text of helpers that do not vary by type ignores it.
+    """
+    base = name.rstrip("0123456789")
+    width = name[len(base) :]
+    text = HELPERS[base]
+    names = (
+        ("{T}", compute_type(dtype)), ("{U}", wrap_type(dtype)), ("{BITS}", str(dtype.itemsize * 8)),
+        ("{BYTES}", str(dtype.itemsize)), ("{F}", f"float{width}"), ("{I}", f"int{width}"), ("{N}", f"uint{width}"),
+        ("{W}", width),
+    )  # fmt: skip
     for placeholder, value in names:
         text = text.replace(placeholder, value)
     return text
@@ -399,8 +365,9 @@ def definitions(helpers) -> str:
         if name.startswith("saturate_"):
             texts[_saturate(name.removeprefix("saturate_"), dtype)] = None
             continue
-        for needed in (*HELPER_NEEDS.get(name, ()), name):
-            texts[helper_text(needed, dtype)] = None
+        base = name.rstrip("0123456789")
+        for needed in (*HELPER_NEEDS.get(base, ()), base):
+            texts[helper_text(needed + name[len(base) :], dtype)] = None
     return "".join(texts)
 
 
