@@ -31,6 +31,16 @@ from .shapes import Shapes, shapes_for
 from .writer import NAME, Rendered
 
 HEADER = "#pragma OPENCL FP_CONTRACT OFF\n"
+HEADER_WIDE = """\
+#ifdef __has_attribute
+#if __has_attribute(min_vector_width)  /* a Clang: registers of 512 bits where they are halved by default */
+#define WIDE_VECTORS __attribute__((min_vector_width(512)))
+#endif
+#endif
+#ifndef WIDE_VECTORS
+#define WIDE_VECTORS
+#endif
+"""
 HEADER_FP64 = "#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif\n"
 KERNELS_A_PROGRAM = 64  # more in one program only make the failure of one harder to read
 KEPT = 2048  # executables that nobody uses at the moment
@@ -228,7 +238,9 @@ class OpenCLBackend(Backend):
         helpers = frozenset().union(*(rendered.helpers for rendered, _ in batch))
         body = [rendered.source.replace(NAME, name) for (rendered, _), name in zip(batch, names)]
         text = functions.definitions(helpers) + "\n".join(body)
-        source = HEADER + (HEADER_FP64 if "double" in text else "") + text
+        source = (
+            HEADER + (HEADER_FP64 if "double" in text else "") + (HEADER_WIDE if "WIDE_VECTORS" in text else "") + text
+        )
         try:
             program = self._compile(source)
         except cl.RuntimeError as error:

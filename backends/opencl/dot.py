@@ -1,10 +1,10 @@
 """Dots: register-blocked matrix products for operands as they lie.
 
-Every work-item holds a block of rows x columns of the result in vectors and walks along K once:
+On CPUs most are in `panels.py`. Otherwise a work-item holds a block of rows x columns of the result in vectors and
+walks along K once:
 
     outer    the right operand's rows are contiguous (x @ w, x.T @ dy): for each k, every scalar of the left column
-             times the vectors of the right row. Where the right operand is larger than a CPU's cache, a work-group
-             first copies a panel of it: rows a power of two apart would evict one another
+             times the vectors of the right row
     inner    both operands are contiguous along K (x @ w.T): vectors along K, their lanes added at the end
     plain    everything else, and types without vectors here: one element a work-item
 
@@ -22,22 +22,24 @@ from ..kernel import Kernel
 from ..view import View
 from . import functions
 from .functions import compute_type
+from .panels import Panels
 from .shapes import Shapes
 from .writer import Rendered, Writer
 
 # Fused multiply-adds, in the loops over k alone: `fma` itself is a slow call on PoCL 3.0.
+FEW = 8  # rows or columns for which panels are not worth packing
 CONTRACT = "#pragma OPENCL FP_CONTRACT ON"
 
 
 def render_dot(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool) -> Rendered:
-    return _Dot(kernel, shapes, specialise, aligned).render()
+    return Dot(kernel, shapes, specialise, aligned).render()
 
 
 def _next_power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-class _Dot:
+class Dot:
     def __init__(self, kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool):
         self.w = Writer(kernel, specialise)
         self.kernel, self.shapes, self.aligned = kernel, shapes, aligned
@@ -50,28 +52,30 @@ class _Dot:
         self.coords = ["0"] * len(kernel.shape)
 
     def render(self) -> Rendered:
+        if self.shapes.dot_tile != (0, 0) and self.dtype in (float32, float64) and min(self.m, self.n) >= FEW:
+            return Panels(self).render()
         vectors = self.dtype in (float16, float32, float64)
-        columns = self._vector() if self.n >= self._vector() else 0
+        columns = self.vector() if self.n >= self.vector() else 0
         if vectors and columns and self.right.strides[-1] == 1:
             return self._outer()
-        if vectors and self.left.strides[-1] == 1 and self.right.strides[-2] == 1 and self.k >= self._vector():
+        if vectors and self.left.strides[-1] == 1 and self.right.strides[-2] == 1 and self.k >= self.vector():
             return self._inner()
         return self._plain()
 
     # -- pieces ---------------------------------------------------------------------------------------------------
 
-    def _vector(self) -> int:
+    def vector(self) -> int:
         """Lanes of a vector: as wide as a float32's in bytes; half and double have no safe sixteen-wide load."""
         return self.shapes.dot_vector if self.dtype == float32 else min(8, self.shapes.dot_vector)
 
-    def _vector_aligned(self, view: View, contiguous: int) -> bool:
+    def vector_aligned(self, view: View, contiguous: int) -> bool:
         """Whether every vector read through `view` starts on a multiple of its size."""
         others = [s for axis, s in enumerate(view.strides) if axis != contiguous]
-        return self.aligned and all(number % self._vector() == 0 for number in (view.offset, *others))
+        return self.aligned and all(number % self.vector() == 0 for number in (view.offset, *others))
 
-    def _load(self, slot: int, position: str, aligned: bool) -> str:
+    def load(self, slot: int, position: str, aligned: bool) -> str:
         """A vector of consecutive elements. vload16 is avoided: it hangs on one runtime (PoCL 3.0)."""
-        vector = self._vector()
+        vector = self.vector()
         if self.dtype == float16:
             return f"vload_half{vector}(0, x{slot} + {position})"
         if aligned:
@@ -81,16 +85,13 @@ class _Dot:
             return f"({self.ctype}16)({low}, {high})"
         return f"vload{vector}(0, x{slot} + {position})"
 
-    def _base(self, name: str, view: View) -> str:
+    def base(self, name: str, view: View) -> str:
         """The position of row 0, column 0 of this batch's matrix."""
         flat = View(view.shape[:-2], view.strides[:-2], view.offset)
         return self.w.position(name, flat, self.coords[:-2])
 
-    def _start(self, columns: int, rows: int, group: tuple[int, int], leave: bool = True) -> tuple[int, int]:
-        """Declare the block's first row and column, `own_n` on, and the batch; how many blocks there are.
-
-        Work-items without a block leave, unless they must meet the others at barriers: then they store nothing.
-        """
+    def _start(self, columns: int, rows: int, group: tuple[int, int]) -> tuple[int, int]:
+        """Declare the block's first row and column, `own_n` on, and the batch; how many blocks there are."""
         w = self.w
         w.line(f"const {w.index} own_n = get_global_id(0) * {columns}, m0 = get_global_id(1) * {rows};")
         across, down = -(-self.n // columns), -(-self.m // rows)
@@ -102,8 +103,7 @@ class _Dot:
             )
             if members > 1 and not (w.specialise and blocks % members == 0)
         ]
-        self.overrun = bool(outside) and not leave
-        if outside and leave:
+        if outside:
             w.line(f"if ({' || '.join(outside)}) return;")
         w.decode(f"({w.index})get_global_id(2)", range(len(self.batch)), self.coords, self.kernel.shape)
         return across, down
@@ -112,6 +112,28 @@ class _Dot:
         """The table's work-group, smaller where there are fewer blocks than its members."""
         group = self.shapes.dot_group
         return min(group[0], _next_power(across)), min(group[1], _next_power(down))
+
+    def finish_row(self, value: str, columns: str, most: int) -> None:
+        """The elementwise rest of the body for `columns` elements, at most `most`, of row m from column n0 on.
+
+        `value` is the product at column n0 + l. All are computed before any is stored: a loop that reads and writes
+        memory which might overlap is one that compilers do not vectorise.
+        """
+        w, outputs = self.w, self.kernel.outputs
+        coords, names = [*self.coords[:-2], "m", "n"], {}
+        for number, (out, _) in enumerate(outputs):
+            w.line(f"{compute_type(self.kernel.body[out].dtype)} out{number}[{most}];")
+        with w.block(f"for (int l = 0; l < {columns}; l++)"):
+            w.line(f"const {w.index} n = n0 + l;")
+            w.line(f"const {self.ctype} v{self.dot} = {value};")
+            names[self.dot] = f"v{self.dot}"
+            w.values(self._live(), coords, names)
+            for number, (out, _) in enumerate(outputs):
+                w.line(f"out{number}[l] = {names[out]};")
+        for number, (_, view) in enumerate(outputs):
+            with w.block(f"for (int l = 0; l < {columns}; l++)"):
+                w.line(f"const {w.index} n = n0 + l;")
+                w.store(number, view, coords, f"out{number}[l]")
 
     def _epilogue(self, value: str, m: str, n: str) -> None:
         """The elementwise rest of the body at one element, then its stores."""
@@ -139,7 +161,7 @@ class _Dot:
         w = self.w
         with w.block(f"for (int r = 0; r < {rows}; r++)"):
             w.line(f"const {w.index} m = m0 + r;")
-            if self.overrun or not (w.specialise and self.m % rows == 0):
+            if not (w.specialise and self.m % rows == 0):
                 w.line(f"if (m >= {w.number('M', self.m)}) break;")
             with w.block(f"for (int l = 0; l < {columns}; l++)"):
                 w.line(f"const {w.index} n = {first_n} + l;")
@@ -152,7 +174,7 @@ class _Dot:
         w = self.w
         stride = view.strides[axis]
         for r in range(rows):
-            inside = w.specialise and size % rows == 0 and not self.overrun
+            inside = w.specialise and size % rows == 0
             row = f"{first} + {r}" if inside else f"min({first} + {r}, {w.number(name, size)} - 1)"
             step = w.number(f"{prefix}_step", stride)
             w.line(f"const {w.index} {prefix}{r} = {base} + ({row}) * {step};")
@@ -160,7 +182,7 @@ class _Dot:
     # -- the three forms ------------------------------------------------------------------------------------------
 
     def _outer(self) -> Rendered:
-        w, vector = self.w, self._vector()
+        w, vector = self.w, self.vector()
         rows, columns = self.shapes.dot_outer
         rows = min(rows, _next_power(self.m))
         while columns > vector and (columns > self.n or self.n % columns and self.n % (columns // 2) == 0):
@@ -168,53 +190,31 @@ class _Dot:
         columns = max(columns, vector)
         whole = self.n % columns == 0
         group = self._group(-(-self.n // columns), -(-self.m // rows))
-        panel = self.shapes.dot_panel
-        span = self.k * abs(self.right.strides[-2])
-        if group[0] > 1 or group[1] < 4 or self.k < 2 * panel or span < self.shapes.dot_panel_from:
-            panel = 0
-        across, down = self._start(columns, rows, group, leave=not panel)
-        aligned = whole and self._vector_aligned(self.right, len(self.kernel.shape) - 1)
+        across, down = self._start(columns, rows, group)
+        aligned = whole and self.vector_aligned(self.right, len(self.kernel.shape) - 1)
         first = "own_n" if whole else f"min(own_n, {w.number('N', self.n)} - {columns})"
         w.line(f"const {w.index} n0 = {first};")
-        w.line(f"const {w.index} left = {self._base('left', self.left)};")
+        w.line(f"const {w.index} left = {self.base('left', self.left)};")
         self._rows("a", self.left, "left", rows, -2, "m0", self.m, "M")
-        w.line(f"const {w.index} right = {self._base('right', self.right)} + n0;")
+        w.line(f"const {w.index} right = {self.base('right', self.right)} + n0;")
         parts = columns // vector
         block = [[f"c{r}_{j}" for j in range(parts)] for r in range(rows)]
         w.line(f"{self.ctype}{vector} {', '.join(f'{c} = 0' for row in block for c in row)};")
         k_size, k_step = w.number("K", self.k), w.number("right_k", self.right.strides[-2])
         vector_type = f"{self.ctype}{vector}"
-        right_row = [self._load(self.right_slot, f"line + {j * vector}", aligned) for j in range(parts)]
+        right_row = [self.load(self.right_slot, f"line + {j * vector}", aligned) for j in range(parts)]
 
-        def products(right: list[str]) -> None:
+        k = "k" if self.left.strides[-1] == 1 else f"k * {w.number('left_k', self.left.strides[-1])}"
+        with w.block(f"for ({w.index} k = 0; k < {k_size}; k++)"):
+            w.line(CONTRACT)
+            w.line(f"const {w.index} line = right + k * {k_step};")
             for j in range(parts):
-                w.line(f"const {vector_type} b{j} = {right[j]};")
-            k = "k" if self.left.strides[-1] == 1 else f"k * {w.number('left_k', self.left.strides[-1])}"
+                w.line(f"const {vector_type} b{j} = {right_row[j]};")
             for r in range(rows):
                 scalar = w.read(self.left_slot, f"a{r} + {k}")
                 w.line(f"const {vector_type} s{r} = ({vector_type})({scalar});")
                 for j in range(parts):
                     w.line(f"{block[r][j]} = s{r} * b{j} + {block[r][j]};")
-
-        if panel:
-            w.line(f"__local {vector_type} panel[{panel * parts}];")
-            with w.block(f"for ({w.index} k0 = 0; k0 < {k_size}; k0 += {panel})"):
-                w.line(f"const int count = (int)min(({w.index}){panel}, {k_size} - k0);")
-                w.line("barrier(CLK_LOCAL_MEM_FENCE);")
-                with w.block(f"for (int p = get_local_id(1); p < count; p += {group[1]})"):
-                    w.line(f"const {w.index} line = right + (k0 + p) * {k_step};")
-                    for j in range(parts):
-                        w.line(f"panel[p * {parts} + {j}] = {right_row[j]};")
-                w.line("barrier(CLK_LOCAL_MEM_FENCE);")
-                with w.block("for (int p = 0; p < count; p++)"):
-                    w.line(CONTRACT)
-                    w.line(f"const {w.index} k = k0 + p;")
-                    products([f"panel[p * {parts} + {j}]" for j in range(parts)])
-        else:
-            with w.block(f"for ({w.index} k = 0; k < {k_size}; k++)"):
-                w.line(CONTRACT)
-                w.line(f"const {w.index} line = right + k * {k_step};")
-                products(right_row)
         self._spill(block, vector, columns)
         self._store_block(rows, columns, lambda: f"tile[r * {columns} + l]", "n0", clipped=not whole)
         return w.finish((across, down, prod(self.batch)), (*group, 1))
@@ -229,19 +229,19 @@ class _Dot:
                 w.line(f"*({self.ctype}{vector} *)(tile + {r * columns + j * vector}) = {name};")
 
     def _inner(self) -> Rendered:
-        w, vector = self.w, self._vector()
+        w, vector = self.w, self.vector()
         rows, columns = self.shapes.dot_inner
         rows, columns = min(rows, _next_power(self.m)), min(columns, _next_power(self.n))
         group = self._group(-(-self.n // columns), -(-self.m // rows))
         across, down = self._start(columns, rows, group)
         rank = len(self.kernel.shape)
-        w.line(f"const {w.index} left = {self._base('left', self.left)};")
+        w.line(f"const {w.index} left = {self.base('left', self.left)};")
         self._rows("a", self.left, "left", rows, -2, "m0", self.m, "M")
-        w.line(f"const {w.index} right = {self._base('right', self.right)};")
+        w.line(f"const {w.index} right = {self.base('right', self.right)};")
         self._rows("b", self.right, "right", columns, -1, "own_n", self.n, "N")
         left_aligned, right_aligned = (
-            self._vector_aligned(self.left, rank - 1),
-            self._vector_aligned(self.right, rank - 2),
+            self.vector_aligned(self.left, rank - 1),
+            self.vector_aligned(self.right, rank - 2),
         )
         block = [[f"c{r}_{j}" for j in range(columns)] for r in range(rows)]
         w.line(f"{self.ctype}{vector} {', '.join(f'{c} = 0' for row in block for c in row)};")
@@ -249,9 +249,9 @@ class _Dot:
         with w.block(f"for (; k + {vector} <= {w.number('K', self.k)}; k += {vector})"):
             w.line(CONTRACT)
             for j in range(columns):
-                w.line(f"const {self.ctype}{vector} y{j}_ = {self._load(self.right_slot, f'b{j} + k', right_aligned)};")
+                w.line(f"const {self.ctype}{vector} y{j}_ = {self.load(self.right_slot, f'b{j} + k', right_aligned)};")
             for r in range(rows):
-                w.line(f"const {self.ctype}{vector} s{r} = {self._load(self.left_slot, f'a{r} + k', left_aligned)};")
+                w.line(f"const {self.ctype}{vector} s{r} = {self.load(self.left_slot, f'a{r} + k', left_aligned)};")
                 for j in range(columns):
                     w.line(f"{block[r][j]} = s{r} * y{j}_ + {block[r][j]};")
         w.line(f"{self.ctype} tile[{rows * columns}];")
@@ -272,7 +272,7 @@ class _Dot:
 
     def _lane_sum(self, name: str) -> str:
         """The sum of a vector's lanes, halving it each time."""
-        w, width, current = self.w, self._vector(), name
+        w, width, current = self.w, self.vector(), name
         while width > 2:
             width //= 2
             w.line(f"const {self.ctype}{width} {name}_{width} = {current}.lo + {current}.hi;")

@@ -15,6 +15,8 @@ class Shapes:
     loop_group: tuple[int, int] = (256, 1)  # (innermost dimension, outer dimensions) of an elementwise work-group
     narrow_group: tuple[int, int] = (8, 8)  # the same where the innermost dimension is shorter than `narrow`
     narrow: int = 32
+    vectors: bool = True  # loops and rows are written in vectors of `row_lanes`, where they can be; else in plain loops
+    vector_group: int = 64  # vectors of an elementwise work-group
     row_lanes: int = 16  # independent accumulators of a row's reduction, each a vector lane
     column_lanes: int = 32  # columns of a work-item that reduces along a strided axis
     row_group: int = 8  # rows a work-group, where there are at least `many_rows`
@@ -27,8 +29,12 @@ class Shapes:
     )  # rows and columns of a work-item where the right operand's rows are contiguous
     dot_inner: tuple[int, int] = (4, 4)  # the same where both operands are contiguous along the summed axis
     dot_group: tuple[int, int] = (1, 8)  # work-group in (column blocks, row blocks)
-    dot_panel: int = 0  # rows of a large right operand that a work-group copies into local memory at a time; 0: never
-    dot_panel_from: int = 2**18  # elements that the right operand spans to be large: the second-level cache
+    # Dots in panels (`panels.py`): how they use the registers and each level of the cache.
+    dot_tile: tuple[int, int] = (0, 0)  # the most rows and columns of a work-item's tile; (0, 0): no panels
+    dot_tiles: int = 16  # tiles wanted of a result, so that no processor waits for long at its end
+    dot_block: tuple[int, int] = (8, 32)  # rows and columns of the block that the registers hold
+    dot_slice: int = 128  # rows of a panel, which is to stay in the first-level cache
+    dot_pack_from: int = 2**19  # elements that a left operand contiguous along M spans to be packed as well
     dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
     attention_lanes: int = 32  # rows that a work-item of attention holds, as lanes of vectors
     attention_step: int = 8  # rows or columns that it takes at once of what it reads
@@ -39,11 +45,9 @@ class Shapes:
 
 
 TABLE = {
-    "cpu": Shapes(dot_panel=128),
-    # PoCL 3.0 generates AVX2: 16 registers of 8 floats.
-    "pocl 3.0": Shapes(dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_panel=256),
+    "cpu": Shapes(dot_tile=(256, 384)),
     "gpu": Shapes(
-        loop_group=(128, 1), row_lanes=1, column_lanes=1, row_group=64, row_team=128, dot_vector=4, dot_outer=(4, 4),
+        loop_group=(128, 1), vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128, dot_vector=4, dot_outer=(4, 4),
         dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8), scatter_lanes=1, scatter_parts=256,
         attention_lanes=1, attention_step=4, attention_block=16, attention_group=64,
     ),
@@ -54,6 +58,4 @@ def shapes_for(kind: str, platform: str, version: str) -> Shapes:
     """The row of the table for a device: `kind` as in DeviceInfo, the others the platform's own strings."""
     if kind != "cpu":
         return TABLE["gpu"]
-    if platform == "Portable Computing Language" and "PoCL 3.0" in version:
-        return TABLE["pocl 3.0"]
     return TABLE["cpu"]

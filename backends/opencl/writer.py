@@ -175,8 +175,11 @@ class Writer:
 
     # -- the whole ------------------------------------------------------------------------------------------------
 
-    def finish(self, global_size: tuple[int, ...], local_size: tuple[int, ...]) -> Rendered:
-        """The kernel around the lines written so far. A global size is rounded up to whole work-groups."""
+    def finish(self, global_size: tuple[int, ...], local_size: tuple[int, ...], wide_vectors: bool = False) -> Rendered:
+        """The kernel around the lines written so far. A global size is rounded up to whole work-groups.
+
+        `wide_vectors` asks the compiler for the widest registers there are: some CPUs' are halved by default.
+        """
         kernel = self.kernel
         arguments = [f"__global const {storage_type(t)} *x{i}, ulong x{i}_start" for i, t in enumerate(kernel.inputs)]
         arguments += [f"__global {storage_type(t)} *y{i}, ulong y{i}_start" for i, t in enumerate(kernel.output_dtypes)]
@@ -185,10 +188,11 @@ class Writer:
             arguments.append("__global int *report, int report_code")
         starts = [f"x{i} += x{i}_start;" for i in range(len(kernel.inputs))]
         starts += [f"y{i} += y{i}_start;" for i in range(len(kernel.outputs))]
+        wide = "WIDE_VECTORS " if wide_vectors else ""
         local = local_size + (1,) * (3 - len(local_size))
         source = "\n".join(
             [
-                f"__kernel __attribute__((reqd_work_group_size({', '.join(map(str, local))})))",
+                f"__kernel {wide}__attribute__((reqd_work_group_size({', '.join(map(str, local))})))",
                 f"void {NAME}({', '.join(arguments)}) {{",
                 "    " + " ".join(starts),
                 *self.lines,

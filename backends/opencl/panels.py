@@ -1,0 +1,227 @@
+"""Dots on CPUs: the right operand packed into panels, the result in blocks that registers hold.
+
+After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (TOMS 34, 2008). A work-item computes a
+tile of the result, a slice of K at a time:
+
+    pack    the slice's part of the right operand goes into local memory as panels, each `block[1]` columns wide and
+            contiguous, so that rows a power of two apart do not evict one another. Where the operand is contiguous
+            along K, squares of it are transposed on the way; columns outside the matrix become zeros. A left operand
+            that is contiguous along M and too large for the cache is packed in the same way
+    block   for each panel, which now lies in the first-level cache, and each `block[0]` rows: every scalar of the left
+            column times the vectors of the panel's row, added to vectors of which there are as many as registers
+    rest    after the last slice, the elementwise rest of the body, a row of a block at a time
+
+The products of one element are added in the order of K whatever the tile, so tiles may follow the device.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from .writer import Rendered
+
+if TYPE_CHECKING:
+    from .dot import Dot
+
+
+def tile_of(
+    m: int, n: int, batch: int, units: tuple[int, int], most: tuple[int, int], wanted: int, left_along_k: bool
+) -> tuple[int, int]:
+    """Rows and columns of a tile of an (m, n) result, in whole `units`: at most `most`, and `wanted` tiles if possible.
+
+    Large tiles pack less. A left operand that is contiguous along K is never packed, so its tiles become narrow first.
+    """
+    down, across = -(-m // most[0]), -(-n // most[1])
+
+    def size(length: int, pieces: int, unit: int) -> int:
+        return -(-length // (pieces * unit)) * unit
+
+    while True:
+        rows, columns = size(m, down, units[0]), size(n, across, units[1])
+        if batch * -(-m // rows) * -(-n // columns) >= wanted:
+            return rows, columns
+        if columns > units[1] and (left_along_k or rows <= 64):
+            across *= 2
+        elif rows > 32:
+            down *= 2
+        elif columns > units[1]:
+            across *= 2
+        else:
+            return rows, columns
+
+
+class Panels:
+    """Renders one dot kernel. What all forms of dots share comes from `dot.Dot`."""
+
+    def __init__(self, dot: Dot):
+        self.dot, self.w = dot, dot.w
+        self.lanes = dot.vector()
+        self.rows, self.parts = dot.shapes.dot_block[0], dot.shapes.dot_block[1] // dot.shapes.dot_vector
+        self.columns = self.parts * self.lanes
+        self.most = dot.shapes.dot_tile[0], dot.shapes.dot_tile[1] * self.lanes // dot.shapes.dot_vector
+        self.type = f"{dot.ctype}{self.lanes}"
+        *_, self.left_m, self.left_k = dot.left.strides
+        *_, self.right_k, self.right_n = dot.right.strides
+        block = (self.rows, self.columns)
+        self.tile = tile_of(dot.m, dot.n, prod(dot.batch), block, self.most, dot.shapes.dot_tiles, self.left_k == 1)
+        self.slice = dot.shapes.dot_slice
+        large = dot.k * abs(self.left_k) >= dot.shapes.dot_pack_from
+        self.one_slice = self.w.specialise and dot.k <= self.slice
+        self.pack_left = self.left_k != 1 and self.left_m == 1 and large
+
+    def render(self) -> Rendered:
+        dot, w = self.dot, self.w
+        tile_m, tile_n = w.number("tile_m", self.tile[0]), w.number("tile_n", self.tile[1])
+        m, n, k = w.number("M", dot.m), w.number("N", dot.n), w.number("K", dot.k)
+        w.line(f"const {w.index} first_n = get_global_id(0) * {tile_n}, first_m = get_global_id(1) * {tile_m};")
+        w.decode(f"({w.index})get_global_id(2)", range(len(dot.batch)), dot.coords, dot.kernel.shape)
+        w.line(f"const int tile_rows = (int)min(({w.index}){tile_m}, {m} - first_m);")
+        w.line(f"const int tile_columns = (int)min(({w.index}){tile_n}, {n} - first_n);")
+        w.line(f"const {w.index} left = {dot.base('left', dot.left)};")
+        w.line(f"const {w.index} right = {dot.base('right', dot.right)};")
+        most_m, most_n = self.tile if w.specialise else self.most
+        w.line(f"__local {self.type} panels[{self.slice * most_n // self.lanes}];")
+        held = self.rows * self.columns if self.one_slice else most_m * most_n
+        w.line(f"__local {self.type} tile[{held // self.lanes}];")
+        if self.pack_left:
+            w.line(f"__local {dot.ctype} blocks[{self.slice * most_m}];")
+        with w.block(f"for ({w.index} first_k = 0; first_k < {k}; first_k += {self.slice})"):
+            w.line(f"const int count = (int)min(({w.index}){self.slice}, {k} - first_k);")
+            self._pack_right()
+            if self.pack_left:
+                self._pack_left()
+            with w.block(f"for (int c = 0; c < tile_columns; c += {self.columns})"):
+                w.line(f"__local const {self.type} *panel = panels + c * {self.slice // self.lanes};")
+                with w.block(f"for (int r = 0; r < tile_rows; r += {self.rows})"):
+                    self._block()
+                    with w.block("" if self.one_slice else f"if (first_k + count == {k})"):
+                        self._rest()
+        across, down = -(-dot.n // self.tile[1]), -(-dot.m // self.tile[0])
+        return w.finish((across, down, prod(dot.batch)), (1, 1, 1), wide_vectors=True)
+
+    # -- packing --------------------------------------------------------------------------------------------------
+
+    def _pack_right(self) -> None:
+        dot, w = self.dot, self.w
+        step_k, step_n = w.number("right_k", self.right_k), w.number("right_n", self.right_n)
+        with w.block(f"for (int c = 0; c < tile_columns; c += {self.columns})"):
+            w.line(f"__local {self.type} *panel = panels + c * {self.slice // self.lanes};")
+            at = f"right + first_k * {step_k} + (first_n + c) * {step_n}"
+            w.line(f"const {w.index} from = {at};")
+            w.line("int k = 0;")
+            full = w.specialise and dot.n % self.columns == 0
+            if self.right_n == 1:
+                aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 1)
+                with w.block(f"if (c + {self.columns} <= tile_columns) for (; k < count; k++)"):
+                    w.line(f"const {w.index} line = from + k * {step_k};")
+                    for j in range(self.parts):
+                        value = dot.load(dot.right_slot, f"line + {j * self.lanes}", aligned)
+                        w.line(f"panel[k * {self.parts} + {j}] = {value};")
+                rest = not full
+            elif self.right_k == 1:
+                self._pack_transposed(step_n)
+                rest = not (full and dot.k % self.lanes == 0)
+            else:
+                rest = True
+            if rest:
+                w.line(f"__local {dot.ctype} *scalars = (__local {dot.ctype} *)panel;")
+                with w.block(f"for (; k < count; k++) for (int l = 0; l < {self.columns}; l++)"):
+                    value = w.read(dot.right_slot, f"from + k * {step_k} + l * {step_n}")
+                    w.line(f"scalars[k * {self.columns} + l] = c + l < tile_columns ? {value} : 0;")
+
+    def _pack_transposed(self, step_n: str) -> None:
+        """Squares of as many rows as a vector has lanes, turned by perfect shuffles of their halves."""
+        dot, w, lanes = self.dot, self.w, self.lanes
+        aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 2)
+        inside = f"if (c + {self.columns} <= tile_columns)"
+        with w.block(f"{inside} for (; k + {lanes} <= count; k += {lanes}) for (int j = 0; j < {self.parts}; j++)"):
+            w.line(f"const {w.index} line = from + k + j * {lanes} * {step_n};")
+            square = [f"u{i}" for i in range(lanes)]
+            for i, name in enumerate(square):
+                value = dot.load(dot.right_slot, f"line + {i} * {step_n}", aligned)
+                w.line(f"const {self.type} {name} = {value};")
+            half = lanes // 2
+            for stage in range(lanes.bit_length() - 1):
+                turned = []
+                for i in range(half):
+                    for part in range(2):
+                        which = range(part * half, (part + 1) * half)
+                        pairs = (f"{square[i]}.s{lane:x}, {square[i + half]}.s{lane:x}" for lane in which)
+                        turned.append(f"u{stage}_{2 * i + part}")
+                        w.line(f"const {self.type} {turned[-1]} = ({self.type})({', '.join(pairs)});")
+                square = turned
+            for i, name in enumerate(square):
+                w.line(f"panel[(k + {i}) * {self.parts} + j] = {name};")
+
+    def _pack_left(self) -> None:
+        """Blocks of rows, for each k as many scalars as a block has rows; rows outside the matrix repeat the last."""
+        dot, w = self.dot, self.w
+        step = w.number("left_k", self.left_k)
+        with w.block(f"for (int k = 0; k < count; k++) for (int r = 0; r < tile_rows; r += {self.rows})"):
+            w.line(f"const {w.index} line = left + first_m + (first_k + k) * {step};")
+            w.line(f"__local {dot.ctype} *to = blocks + r * {self.slice} + k * {self.rows};")
+            value = w.read(
+                dot.left_slot, "line + (%s)" % ("r + i" if self._whole_rows() else "min(r + i, tile_rows - 1)")
+            )
+            w.line(f"for (int i = 0; i < {self.rows}; i++) to[i] = {value};")
+
+    def _whole_rows(self) -> bool:
+        return self.w.specialise and self.dot.m % self.rows == 0
+
+    # -- computing ------------------------------------------------------------------------------------------------
+
+    def _tile_at(self, part: int) -> tuple[str, str]:
+        """Where the block starts in the tile and the distance between its rows, in units of `part` elements.
+
+        A result that takes one slice is not kept: then there is one block of memory for all.
+        """
+        if self.one_slice:
+            return "0", str(self.columns // part)
+        step = str(self.tile[1] // part) if self.w.specialise else f"(tile_n / {part})"
+        return f"r * {step} + c / {part}", step
+
+    def _block(self) -> None:
+        """A block of rows times the panel, added to what the tile holds from earlier slices."""
+        dot, w = self.dot, self.w
+        step_m, step_k = w.number("left_m", self.left_m), w.number("left_k", self.left_k)
+        if self.pack_left:
+            w.line(f"__local const {dot.ctype} *a = blocks + r * {self.slice};")
+        else:
+            for i in range(self.rows):
+                row = f"r + {i}" if self._whole_rows() else f"min(r + {i}, tile_rows - 1)"
+                start = f"left + (first_m + {row}) * {step_m} + first_k * {step_k}"
+                w.line(f"const {w.index} a{i} = {start};")
+        at, step = self._tile_at(self.lanes)
+        w.line(f"__local {self.type} *at = tile + {at};")
+        sums = [[f"s{i}_{j}" for j in range(self.parts)] for i in range(self.rows)]
+        places = [[f"at[{i} * {step} + {j}]" for j in range(self.parts)] for i in range(self.rows)]
+        w.line(f"{self.type} {', '.join(f'{name} = 0' for row in sums for name in row)};")
+        if not self.one_slice:
+            with w.block("if (first_k > 0)"):
+                for i in range(self.rows):
+                    w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
+        with w.block("for (int k = 0; k < count; k++)"):
+            w.line("#pragma OPENCL FP_CONTRACT ON")
+            for j in range(self.parts):
+                w.line(f"const {self.type} b{j} = panel[k * {self.parts} + {j}];")
+            for i in range(self.rows):
+                if self.pack_left:
+                    scalar = f"a[k * {self.rows} + {i}]"
+                else:
+                    scalar = w.read(dot.left_slot, f"a{i} + k" + ("" if self.left_k == 1 else f" * {step_k}"))
+                w.line(f"const {self.type} v{i} = ({self.type})({scalar});")
+                w.line(" ".join(f"{s} = v{i} * b{j} + {s};" for j, s in enumerate(sums[i])))
+        for i in range(self.rows):
+            w.line(" ".join(f"{p} = {s};" for s, p in zip(sums[i], places[i])))
+
+    def _rest(self) -> None:
+        dot, w = self.dot, self.w
+        whole_n = w.specialise and dot.n % self.columns == 0
+        columns = str(self.columns) if whole_n else f"min({self.columns}, tile_columns - c)"
+        bound = "" if self._whole_rows() else " && r + i < tile_rows"
+        with w.block(f"for (int i = 0; i < {self.rows}{bound}; i++)"):
+            w.line(f"const {w.index} m = first_m + r + i, n0 = first_n + c;")
+            at, step = self._tile_at(1)
+            w.line(f"__local const {dot.ctype} *sums = (__local const {dot.ctype} *)tile + {at} + i * {step};")
+            dot.finish_row("sums[l]", columns, self.columns)
