@@ -73,14 +73,14 @@ class Group:
     bits: int = 0
     after: int = 0
 
-    @property
-    def kind(self) -> str:
+    def __post_init__(self) -> None:
         ops = {m.op for m in self.members}
         if ops & {"attention", "scatter_add", "copy"}:
-            return "alone"
-        if "dot" in ops:
-            return "dot"
-        return "row" if self.space.reduce_axes else "loop"
+            self.kind = "alone"
+        elif "dot" in ops:
+            self.kind = "dot"
+        else:
+            self.kind = "row" if self.space.reduce_axes else "loop"
 
 
 @profile.span("schedule")
@@ -99,6 +99,7 @@ class _Scheduler:
         self.position = {node: i for i, node in enumerate(self.order)}
         self.stored: dict[Node, str] = {}
         self.group_of: dict[Node, Group] = {}
+        self.groups: set[Group] = set()
         self.root = Path()
 
     def run(self) -> Schedule:
@@ -109,7 +110,6 @@ class _Scheduler:
         self._merge_side_by_side()
         self._merge_small()
         steps = self._steps()
-        self.group_of.clear()  # bodies refer back to here: without the cycle, values go when their last reader goes
         if profile.tracing():
             for step in steps:
                 step.find_lines()
@@ -203,6 +203,7 @@ class _Scheduler:
         """`after`: the stored nodes on which each group depends, as a set of bits."""
         for number, group in enumerate(self.group_of.values()):
             group.bits |= 1 << number
+        self.groups = set(self.group_of.values())
         for group in self.group_of.values():
             for read in group.reads:
                 if not read.in_memory:
@@ -273,7 +274,9 @@ class _Scheduler:
             merged = Group(members, space, body, body.reads, a.bits | b.bits, (a.after | b.after) & ~(a.bits | b.bits))
             for member in members:
                 self.group_of[member] = merged
-            for group in dict.fromkeys(self.group_of.values()):
+            self.groups -= {a, b}
+            self.groups.add(merged)
+            for group in self.groups:
                 if group.after & merged.bits:
                     group.after |= merged.after | merged.bits
             self.decisions.append((members[-1], reason))
