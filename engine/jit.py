@@ -305,8 +305,12 @@ class Plan:
             for node, life, (arena, offset) in zip(own, lives, places, strict=True):
                 self.fixed[node] = arenas[arena].slice(offset, life.nbytes)
         self.launches: list[Any] = [None] * len(steps)
-        self.bound: list[Optional[list[tuple[Any, int]]]] = [None] * len(steps)
-        self.variable = [any(node not in self.fixed for node in (*step.inputs, *step.outputs)) for step in steps]
+        self.bound: dict[Node, tuple[Any, int]] = {}  # memory and offset that the launches have for what may move
+        self.users: dict[Node, list[int]] = {}
+        for number, step in enumerate(steps):
+            for node in (*step.inputs, *step.outputs):
+                if node not in self.fixed:
+                    self.users.setdefault(node, []).append(number)
         self.spare: dict[int, Buffer] = {}
 
     # --- replay -------------------------------------------------------------------------------------------------
@@ -369,30 +373,38 @@ class Plan:
         return output
 
     def _launch(self, buffers: dict[Node, Buffer]) -> None:
+        self._bind(buffers)
         log = profile.log()
-        for number, step in enumerate(self.schedule.steps):
-            launch = self.launches[number]
-            if launch is None or self.variable[number]:
-                used = [
-                    self.fixed.get(node) or buffers.get(node) or node.buffer for node in (*step.inputs, *step.outputs)
-                ]
-                where = [(b.handle, b.offset) for b in used if b is not None]
-                before = self.bound[number]
-                if before is None or any(h is not g or o != p for (h, o), (g, p) in zip(where, before, strict=True)):
-                    launch = self._bind(number, used)
-                    self.launches[number], self.bound[number] = launch, where
-            if log is not None and step.kernel is not None:
+        if log is None:
+            for launch in self.launches:
+                launch()
+            return
+        for step, launch in zip(self.schedule.steps, self.launches, strict=True):
+            if step.kernel is not None:
                 log.launch(step, launch, Device[step.outputs[0].device])
             else:
                 launch()
-        if log is not None:
-            log.notes.append(f"{self.arena_bytes:,} bytes for intermediate values")
+        log.notes.append(f"{self.arena_bytes:,} bytes for intermediate values")
 
-    def _bind(self, number: int, used: list) -> Callable[[], Any]:
-        executable = self.executables[number]
-        if executable is None:
-            return functools.partial(realizing.copy, used[0], used[1])
-        return executable.bind(used)
+    def _bind(self, buffers: dict[Node, Buffer]) -> None:
+        """Make the launches whose buffers are not where they were at the last replay."""
+        moved = {number for number, launch in enumerate(self.launches) if launch is None}
+        for node, buffer in buffers.items():
+            handle, offset = self.bound.get(node, (None, 0))
+            if buffer.handle is not handle or buffer.offset != offset:
+                self.bound[node] = buffer.handle, buffer.offset
+                moved.update(self.users.get(node, ()))
+        for number in moved:
+            self.launches[number] = None  # so that a failure below is made good by the next replay
+        for number in moved:
+            step, executable = self.schedule.steps[number], self.executables[number]
+            used: list = [
+                self.fixed.get(node) or buffers.get(node) or node.buffer for node in (*step.inputs, *step.outputs)
+            ]
+            if executable is None:
+                self.launches[number] = functools.partial(realizing.copy, used[0], used[1])
+            else:
+                self.launches[number] = executable.bind(used)
 
     def _rebind(
         self, targets: list[Tensor], alone: list[bool], grads: list[Optional[Tensor]], output: dict[int, Buffer]
