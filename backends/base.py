@@ -21,6 +21,9 @@ from .dtypes import DType
 from .kernel import Kernel
 
 
+ALIGNMENT = 256  # bytes: what the offset of a part of a buffer is a multiple of, on every device
+
+
 class DeviceError(RuntimeError):
     """A device that does not exist, cannot do what was asked, or has no memory left. The message says what to do."""
 
@@ -37,12 +40,16 @@ class Counters:
 
 
 class Buffer:
-    """`nbytes` of device memory starting `offset` bytes into `handle`. Freed when the last reference goes."""
+    """`nbytes` of device memory starting `offset` bytes into `handle`. Freed when the last reference goes.
 
-    __slots__ = ("backend", "handle", "nbytes", "offset", "base", "__weakref__")
+    `base` is the Buffer that a part was cut from; `parts` counts the living ones that `divide` made of this one.
+    """
+
+    __slots__ = ("backend", "handle", "nbytes", "offset", "base", "parts", "divided", "__weakref__")
 
     def __init__(self, backend: Backend, handle: Any, nbytes: int, offset: int = 0, base: Optional[Buffer] = None):
         self.backend, self.handle, self.nbytes, self.offset, self.base = backend, handle, nbytes, offset, base
+        self.parts, self.divided = 0, False
         if base is None:
             counters = backend.counters
             counters.allocations += 1
@@ -53,9 +60,34 @@ class Buffer:
         """A part of this buffer, sharing its memory and keeping it alive."""
         return Buffer(self.backend, self.handle, nbytes, self.offset + offset, self.base or self)
 
+    def divide(self, places: Sequence[tuple[int, int]]) -> list[Buffer]:
+        """Parts at (offset, nbytes) that do not overlap. Each may be overwritten by whoever is its only holder, as
+        long as nobody but such parts holds this buffer."""
+        result = []
+        for offset, nbytes in places:
+            part = self.slice(offset, nbytes)
+            part.divided = True
+            (self.base or self).parts += 1
+            result.append(part)
+        return result
+
     def __del__(self):
         if self.base is None:
             self.backend.counters.live_bytes -= self.nbytes
+        elif self.divided:
+            self.base.parts -= 1
+
+
+def adjacent(buffers: Sequence[Buffer]) -> Optional[Buffer]:
+    """One Buffer over memory in which `buffers` lie one after another without gaps, or None."""
+    first = buffers[0]
+    end = first.offset
+    for buffer in buffers:
+        if buffer.base is None or buffer.base is not first.base or buffer.offset != end:
+            return None
+        end += buffer.nbytes
+    assert first.base is not None
+    return first.base.slice(first.offset, end - first.offset)
 
 
 class Executable(ABC):
@@ -92,7 +124,7 @@ class Backend(ABC):
     """One device. `alignment` is what sub-buffers' offsets must be a multiple of, in bytes."""
 
     name: str
-    alignment: int = 256
+    alignment: int = ALIGNMENT
     keeps_times: bool = False  # set on the class: devices opened from then on tell the times of launches, if they can
 
     def __init__(self) -> None:

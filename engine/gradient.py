@@ -15,12 +15,15 @@ gradient a source (None: nothing flows there).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from math import pi, prod, sqrt
 from typing import Optional
 
 from ..backends.dtypes import float16, float32
 from . import attention, profile
 from .node import Node, attribute, iota, make, topological
+
+Bounds = tuple[tuple[int, int], ...]
 
 
 def _expand_gradient(g: Node, y: Node, x: Node):
@@ -86,6 +89,17 @@ def _attention_gradient(g: Node, y: Node, *src: Node):
     return tuple(found.get(s) for s in src)
 
 
+def _cat_gradient(g: Node, y: Node, *parts: Node):
+    """Each part gets its own part of the gradient."""
+    pieces, start = [], 0
+    for part in parts:
+        end = start + part.shape[y.arg]
+        bounds = tuple((start, end) if a == y.arg else (0, n) for a, n in enumerate(y.shape))
+        pieces.append(make("shrink", (g,), bounds))
+        start = end
+    return tuple(pieces)
+
+
 # fmt: off
 GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "neg":         lambda g, y, x: (-g,),
@@ -117,8 +131,9 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "permute":     lambda g, y, x: (g.permute(tuple(y.arg.index(a) for a in range(len(y.arg)))),),
     "expand":      _expand_gradient,
     "pad":         lambda g, y, x: (make("shrink", (g,), tuple((b, b + n) for (b, _), n in zip(y.arg, x.shape))),),
-    "shrink":      lambda g, y, x: (make("pad", (g,), tuple((lo, n - hi) for (lo, hi), n in zip(y.arg, x.shape))),),
+    "shrink":      lambda g, y, x: (_joined(x, {y.arg: g}),),  # but `gradients` joins all parts of a split at once
     "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
+    "cat":         _cat_gradient,
     "dot":         lambda g, y, a, b: (make("dot", (g, b.transpose())), make("dot", (a.transpose(), g))),
     "attention":   _attention_gradient,
     "gather":      _gather_gradient,
@@ -142,16 +157,24 @@ def gradients(y: Node, g: Node) -> dict[Node, Node]:
 def _pull_back(y: Node, g: Node, ends: Callable[[Node], bool]) -> dict[Node, Node]:
     """The gradient of every node that `y` depends on and at which the road back ends."""
     found: dict[Node, Optional[Node]] = {y: g}
+    cuts: dict[Node, dict[Bounds, Node]] = {}  # gradients of what a node was shrunk to
     result: dict[Node, Node] = {}
     try:
         for node in reversed(topological((y,), lambda node: () if ends(node) else _differentiable_sources(node))):
             g_node = found.pop(node, None)
+            if node in cuts:
+                whole = _joined(node, cuts.pop(node))
+                g_node = whole if g_node is None else g_node + whole
             if g_node is None:
                 continue
             if ends(node):
                 result[node] = g_node
                 continue
             attribute(node.where)
+            if node.op == "shrink":
+                pieces = cuts.setdefault(node.src[0], {})
+                pieces[node.arg] = g_node if node.arg not in pieces else pieces[node.arg] + g_node
+                continue
             for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):
                 if part is not None and source.requires_grad:
                     before = found.get(source)
@@ -159,6 +182,20 @@ def _pull_back(y: Node, g: Node, ends: Callable[[Node], bool]) -> dict[Node, Nod
     finally:
         attribute(None)
     return result
+
+
+def _joined(x: Node, pieces: dict[Bounds, Node]) -> Node:
+    """The gradient of `x` from those of its parts: side by side where they are all of it, as after a split."""
+    ordered = sorted(pieces)
+    for axis in range(len(x.shape)):
+        edges = [(0, 0), *(bounds[axis] for bounds in ordered), (x.shape[axis],) * 2]
+        rest = all(b == (0, n) for bounds in ordered for a, (b, n) in enumerate(zip(bounds, x.shape)) if a != axis)
+        if len(pieces) > 1 and rest and all(high == low for (_, high), (low, _) in zip(edges, edges[1:])):
+            return make("cat", tuple(pieces[bounds] for bounds in ordered), axis)
+    padded = [
+        make("pad", (g,), tuple((lo, n - hi) for (lo, hi), n in zip(bounds, x.shape))) for bounds, g in pieces.items()
+    ]
+    return reduce(Node.__add__, padded)
 
 
 def _differentiable_sources(node: Node) -> tuple[Node, ...]:

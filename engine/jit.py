@@ -24,18 +24,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Optional
 
-from ..backends.base import Buffer
+from ..backends.base import Buffer, adjacent
 from . import debug, profile, random, tensor, trace
 from . import node as nodes
 from . import realize as realizing
 from .device import Device
 from .memory import Life, place
 from .node import Node
-from .schedule import Schedule, Step, schedule
+from .schedule import Schedule, Step, divided, schedule
 from .simplify import simplify
 from .tensor import Tensor
 from .trace import Capture
@@ -181,6 +181,17 @@ class Captured:
         )
 
 
+@dataclass
+class Joined:
+    """A `cat` of captured Tensors (`parts`, numbers of captures) and the leaf that stands for it. `whole` is the new
+    value that overwrites it."""
+
+    node: Node
+    leaf: Node
+    parts: list[int]
+    whole: Optional[Node] = None
+
+
 class Plan:
     """One traced signature: a schedule, its executables, and where every value lies.
 
@@ -235,6 +246,9 @@ class Plan:
 
     def _build(self) -> None:
         image = simplify(self.results)
+        self.joined = self._join(image)
+        if self.joined:
+            image = simplify(self.results, {j.node: j.leaf for j in self.joined})
         self.wanted = [image[node] for node in self.results]
         computed = [w for w in dict.fromkeys(self.wanted) if not w.in_memory]
         self.schedule: Schedule = schedule(computed)
@@ -242,27 +256,72 @@ class Plan:
             from .explain import announce
 
             announce(computed, self.schedule, specialise=True)
+        self.number_of = {node: number for number, node in reversed(list(enumerate(self.wanted)))}
+        self.whole_of = {piece.node: whole for whole, pieces in self.schedule.slices.items() for piece in pieces}
         self._donate()
         self.executables = realizing.lower(self.schedule.steps, specialise=True)
         self._place()
 
+    def _join(self, image: dict[Node, Node]) -> list[Joined]:
+        """Every `cat` of captured Tensors that this plan rebinds to the parts of one new value, in that order.
+
+        An optimiser does that with its parameters. From the second call on they lie side by side, and nothing has to
+        be moved to see them as one.
+        """
+        captured = {c.stand_in: i for i, c in enumerate(self.captures) if c.value is not None}
+        slices = divided(image[node] for node in self.results)
+        wholes = {tuple(piece.node for piece in pieces) for pieces in slices.values()}
+        joined = []
+        for node in nodes.topological(self.results) if wholes else ():
+            if node.op != "cat":
+                continue
+            parts = [captured.get(_under_reshapes(source)) for source in node.src]
+            known = [i for i in parts if i is not None]
+            new = tuple(image[self.results[self.captures[i].value]] for i in known)  # type: ignore[index]
+            if len(known) == len(parts) and new in wholes:
+                joined.append(Joined(node, nodes.leaf(node.shape, node.dtype, node.device), known))
+        return joined
+
     def _donate(self) -> None:
         """Which results may overwrite the value that they replace: see `_overwrites`."""
-        written = {node: i for i, s in enumerate(self.schedule.steps) for node in s.outputs}
-        last_read = {node: i for i, s in enumerate(self.schedule.steps) for node in s.inputs}
+        steps = self.schedule.steps
+        written: dict[Node, int] = {}  # the number of the step that first writes a node
+        for number, step in enumerate(steps):
+            for node in step.outputs:
+                written.setdefault(node, number)
+        last_read = {node: i for i, s in enumerate(steps) for node in s.inputs}
         results_used = [c.grad for c in self.captures] + list(self.returned)
+
+        def overwrites(old: Node, new: Node) -> bool:
+            step, last = written.get(new), last_read.get(old, -1)
+            if step is None or not (last < step or (last == step and self._overwrites(step, old, new))):
+                return False
+            if last == step:
+                self._tell_kernel(steps[step], old, new)
+            return True
+
         for captured in self.captures:
             if captured.value is None:
                 continue
             node = self.wanted[captured.value]
-            step = written.get(node)  # the number of the step that computes it
             shared = self.wanted.count(node) > 1 or captured.value in results_used
-            if step is None or shared or captured.stand_in in self.wanted:
+            if shared or captured.stand_in in self.wanted:
                 continue
-            last = last_read.get(captured.stand_in, -1)
-            captured.donated = last < step or (last == step and self._overwrites(step, captured.stand_in, node))
-            if captured.donated and last == step:
-                self._tell_kernel(self.schedule.steps[step], captured.stand_in, node)
+            whole = self.whole_of.get(node)
+            if whole is None:
+                captured.donated = overwrites(captured.stand_in, node)
+            else:  # the parts are read by themselves too
+                captured.donated = last_read.get(captured.stand_in, -1) < written[whole]
+        for joined in self.joined:
+            parts = [self.captures[i] for i in joined.parts]
+            whole = self.whole_of[self.wanted[parts[0].value]]  # type: ignore[index]
+            fits = [self.whole_of.get(self.wanted[c.value]) for c in parts] == [whole] * len(parts)  # type: ignore[index]
+            if fits and all(c.donated for c in parts) and overwrites(joined.leaf, whole):
+                joined.whole = whole
+        renewed = {i for joined in self.joined if joined.whole is not None for i in joined.parts}
+        for i, captured in enumerate(self.captures):
+            if captured.value is not None and self.wanted[captured.value] in self.whole_of and i not in renewed:
+                captured.donated = False
 
     def _overwrites(self, number: int, old: Node, new: Node) -> bool:
         """Whether a step reads `old` only at the very element of `new` that it is about to write, to compute something.
@@ -290,8 +349,12 @@ class Plan:
     def _place(self) -> None:
         """Put the intermediate values of each device into arenas."""
         steps = self.schedule.steps
-        final = set(self.wanted)
-        first = {node: i for i, step in enumerate(steps) for node in step.outputs if node not in final}
+        final = {*self.wanted, *self.schedule.slices}
+        first: dict[Node, int] = {}
+        for i, step in enumerate(steps):
+            for node in step.outputs:
+                if node not in final:
+                    first.setdefault(node, i)
         last = {node: i for i, step in enumerate(steps) for node in (*step.outputs, *step.inputs)}
         self.fixed: dict[Node, Buffer] = {}
         self.arena_bytes = 0
@@ -333,6 +396,8 @@ class Plan:
             buffers[captured.stand_in] = t._node.buffer
         grads = [self._old_grad(c, t) for c, t in zip(self.captures, targets, strict=True)]
         output = self._output_buffers(targets, alone, grads)
+        self._join_buffers(buffers)
+        self._divide_buffers(buffers, output)
         for number, node in enumerate(self.wanted):
             if node not in buffers and node.buffer is None:
                 buffers[node] = output[number]
@@ -353,6 +418,8 @@ class Plan:
     def _output_buffers(
         self, targets: list[Tensor], alone: list[bool], grads: list[Optional[Tensor]]
     ) -> dict[int, Buffer]:
+        """Memory for each result: that of the value which it replaces, a spare, or new. What is part of a larger value
+        gets the first only."""
         output: dict[int, Buffer] = {}
         for captured, t, sole, grad in zip(self.captures, targets, alone, grads, strict=True):
             if captured.value is not None and captured.donated and sole:
@@ -362,15 +429,41 @@ class Plan:
                 assert grad._node.buffer is not None
                 output[captured.grad] = grad._node.buffer
         for number, node in enumerate(self.wanted):
-            if number not in output and not node.in_memory:
+            if number not in output and not node.in_memory and node not in self.whole_of:
                 spare = self.spare.pop(number, None)
-                output[number] = spare or Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize)
-        first: dict[Node, int] = {}  # results that are one node share its buffer
+                output[number] = spare or _allocate(node)
         for number, node in enumerate(self.wanted):
-            if node in first and not node.in_memory:
-                output[number] = output[first[node]]
-            first.setdefault(node, number)
+            first = self.number_of[node]  # results that are one node share its buffer
+            if first != number and first in output:
+                output[number] = output[first]
         return output
+
+    def _join_buffers(self, buffers: dict[Node, Buffer]) -> None:
+        """Show captured Tensors as one: where they lie side by side, or in a copy."""
+        for joined in self.joined:
+            parts = [buffers[self.captures[i].stand_in] for i in joined.parts]
+            one = adjacent(parts)
+            if one is None:
+                one, start = _allocate(joined.leaf), 0
+                for part in parts:
+                    realizing.copy(part, one.slice(start, part.nbytes))
+                    start += part.nbytes
+            buffers[joined.leaf] = one
+
+    def _divide_buffers(self, buffers: dict[Node, Buffer], output: dict[int, Buffer]) -> None:
+        """Memory for every value whose parts are results: that of the parts which they replace, or new."""
+        for whole, pieces in self.schedule.slices.items():
+            numbers = [self.number_of[piece.node] for piece in pieces]
+            old = [output[n] for n in numbers if n in output]
+            one = adjacent(old) if len(old) == len(numbers) else None
+            if one is None:
+                one, width = _allocate(whole), whole.dtype.itemsize
+                for n, part in zip(numbers, one.divide([(p.start * width, p.size * width) for p in pieces]), strict=True):
+                    output[n] = part
+            buffers[whole] = one
+        for number, node in enumerate(self.wanted):
+            if node in self.whole_of:
+                output[number] = output[self.number_of[node]]
 
     def _launch(self, buffers: dict[Node, Buffer]) -> None:
         self._bind(buffers)
@@ -424,7 +517,8 @@ class Plan:
             if sole:
                 assert old is not None
                 t._node.buffer = new
-                if self.wanted.count(self.wanted[captured.value]) == 1:
+                node = self.wanted[captured.value]
+                if self.wanted.count(node) == 1 and node not in self.whole_of:
                     self.spare[captured.value] = old
             else:
                 leaf = self._leaf(captured.value, output)
@@ -434,6 +528,16 @@ class Plan:
     def _leaf(self, number: int, output: dict[int, Buffer]) -> Node:
         node = self.wanted[number]
         return nodes.leaf(node.shape, node.dtype, node.device, output[number])
+
+
+def _allocate(node: Node) -> Buffer:
+    return Device[node.device].allocate(prod(node.shape) * node.dtype.itemsize)
+
+
+def _under_reshapes(node: Node) -> Node:
+    while node.op in ("reshape", "detach"):
+        node = node.src[0]
+    return node
 
 
 def _own_memory(tensors: list[Tensor]) -> None:

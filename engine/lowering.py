@@ -12,9 +12,10 @@ reach memory first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
 from ..backends.dtypes import DType
@@ -35,6 +36,24 @@ class Cut(Exception):
 
     def __init__(self, node: Node):
         self.node = node
+
+
+class Stray(Misfit):
+    """`node` cannot be computed, or read, where it was to lie inside a larger value."""
+
+    def __init__(self, node: Node):
+        self.node = node
+
+
+class Home(NamedTuple):
+    """Where a stored value lies: in the memory of `whole`, at `view` (over the value's own shape)."""
+
+    whole: Node
+    view: View
+
+
+Homes = Mapping[Node, Home]
+NOWHERE: Homes = MappingProxyType({})
 
 
 class Move(NamedTuple):
@@ -130,13 +149,15 @@ def space_of(node: Node) -> Space:
     return Space(node.src[0].shape, node.arg) if node.op in REDUCE else Space(node.shape or (1,))
 
 
-def operand(node: Node, stored: Callable[[Node], bool] = lambda node: False) -> tuple[Node, Optional[View]]:
-    """The node under a chain of movement, and the View of it that the chain makes (None if no View does)."""
+def operand(
+    node: Node, stored: Callable[[Node], bool] = lambda node: False, homes: Homes = NOWHERE
+) -> tuple[Node, Optional[View]]:
+    """The node under a chain of movement, and the View of its memory that the chain makes (None if no View does)."""
     moves = []
     while node.op in MOVEMENT and not node.in_memory and not stored(node):
         moves.append((node.op, node.arg))
         node = node.src[0]
-    view: Optional[View] = View.contiguous(node.shape)
+    view: Optional[View] = homes[node].view if node in homes else View.contiguous(node.shape)
     for op, arg in reversed(moves):
         if view is None:
             break
@@ -147,12 +168,13 @@ def operand(node: Node, stored: Callable[[Node], bool] = lambda node: False) -> 
 class Body:
     """The instructions of one kernel under construction.
 
-    `stored` says which nodes that are not in memory will be when the kernel runs. `reads` are the nodes that the
-    loads read, and `members` maps each member to its value and to the View of where that lies.
+    `stored` says which nodes that are not in memory will be when the kernel runs, `homes` of some that they lie inside
+    another value. `reads` are the nodes that the loads read, and `members` maps each member to its value and to the
+    View of where that lies.
     """
 
-    def __init__(self, members: list[Node], space: Space, stored: Callable[[Node], bool], root: Path):
-        self.space, self.stored, self.root = space, stored, root
+    def __init__(self, members: list[Node], space: Space, stored: Callable[[Node], bool], root: Path, homes: Homes):
+        self.space, self.stored, self.root, self.homes = space, stored, root, homes
         self.instrs: list[Instr] = []
         self.reads: list[Node] = []
         self.members: dict[Node, tuple[int, View]] = {}
@@ -164,7 +186,7 @@ class Body:
     def extended(self, members: list[Node], space: Space) -> Body:
         """This body with more members, none of which it reads, over a space of the same shape."""
         body = Body.__new__(Body)
-        body.space, body.stored, body.root = space, self.stored, self.root
+        body.space, body.stored, body.root, body.homes = space, self.stored, self.root, self.homes
         body.instrs, body.reads, body.members = self.instrs.copy(), self.reads.copy(), self.members.copy()
         body._slots, body._index, body._memo = self._slots.copy(), self._index.copy(), self._memo.copy()
         body._add(members)
@@ -179,8 +201,15 @@ class Body:
         slot = self._slots.get(node)
         return [instr.arg[1] for instr in self.instrs if instr.op == "load" and instr.arg[0] == slot]
 
+    def memory(self, node: Node) -> Node:
+        """The node in whose memory a stored node lies."""
+        return self.homes[node].whole if node in self.homes else node
+
     def _add(self, members: list[Node]) -> None:
         self._pending = set(members)
+        self._wholes = {self.homes[m].whole for m in (*self.members, *members) if m in self.homes}
+        if not self._wholes.isdisjoint(self.reads):
+            raise Misfit  # a whole is there when all its parts are
         for node in members:
             root, path, view = self._place(node)
             if root is not node:  # stored through the inverse of its movement: the value itself is another node's
@@ -198,13 +227,13 @@ class Body:
         """Where a member lies: the node to evaluate, its movement from the space, and the View over the space."""
         space = self.space
         if node.op in REDUCE:
-            return node, self.root, View.contiguous(space.kept).expand(space.shape)
+            return node, self.root, self._laid(node, space.kept).expand(space.shape)
         if prod(node.shape) == prod(space.shape):
             # Pure movement of a member of this kernel is undone at the store rather than done at the load.
-            base, view = node, View.contiguous(node.shape)
+            base, view = node, self._home(node)
             while base.op in MOVEMENT and base not in self.members and not self._stored_elsewhere(base):
-                inverse = _inverse(base)
-                undone = None if inverse is None else view.apply(*inverse)
+                undo = inverse(base)
+                undone = None if undo is None else view.apply(*undo)
                 if undone is None:
                     break
                 base, view = base.src[0], undone
@@ -212,12 +241,28 @@ class Body:
                 placed = view.reshape(space.shape)
                 if placed is not None:
                     return base, self.root.reshape(base.shape, space.shape), placed
-            return node, self.root.reshape(node.shape, space.shape), View.contiguous(space.shape)
+            return node, self.root.reshape(node.shape, space.shape), self._laid(node, space.shape)
         if prod(node.shape) == prod(space.kept):
             path = self.root.then("expand", space.shape) if space.kept != space.shape else self.root
-            view = View.contiguous(space.kept).expand(space.shape)
+            view = self._laid(node, space.kept).expand(space.shape)
             return node, path.reshape(node.shape, space.kept), view
         raise Misfit
+
+    def _home(self, node: Node) -> View:
+        """Where the elements of a stored node lie."""
+        home = self.homes.get(node)
+        return View.contiguous(node.shape) if home is None else home.view
+
+    def _laid(self, node: Node, shape: Shape) -> View:
+        view = self._home(node).reshape(shape)
+        if view is None:
+            raise Stray(node)
+        return view
+
+    def _seen(self, node: Node, path: Path) -> View:
+        """Where the elements of a stored node lie for each point of the space."""
+        home = self.homes.get(node)
+        return path.view(node.shape, None if home is None else home.view)
 
     def _in_memory(self, node: Node) -> bool:
         return node.buffer is not None or node.op == "buffer" or self.stored(node)
@@ -234,6 +279,8 @@ class Body:
         return index
 
     def _slot(self, node: Node) -> int:
+        if node in self._wholes:
+            raise Misfit
         if node not in self._slots:
             self._slots[node] = len(self.reads)
             self.reads.append(node)
@@ -251,9 +298,11 @@ class Body:
             raise Misfit
         arg: list = []
         for source in node.src:
-            base, view = operand(source, self.stored)
+            base, view = operand(source, self.stored, self.homes)
             if base in self._pending or base in self.members:
                 raise Misfit  # a product of a value with itself needs the whole of it
+            if view is None:
+                raise Stray(base) if base in self.homes else Misfit
             arg += [self._slot(base), view]
         return self._emit("dot", (), tuple(arg), node.dtype)
 
@@ -267,13 +316,13 @@ class Body:
     def _find(self, node: Node, path: Path) -> int:
         member = self.members.get(node)
         if member is not None:
-            if path.view(node.shape) != member[1]:
+            if self._seen(node, path) != member[1]:
                 raise Misfit
             return member[0]
         if node in self._pending:
             raise Misfit
         if self._in_memory(node):
-            return self._emit("load", (), (self._slot(node), path.view(node.shape)), node.dtype)
+            return self._emit("load", (), (self._slot(node), self._seen(node, path)), node.dtype)
         return self._compute(node, path)
 
     def _compute(self, node: Node, path: Path) -> int:
@@ -309,9 +358,11 @@ class Body:
 
     def _gather(self, node: Node, path: Path) -> int:
         table, index = node.src
-        base, view = operand(table, self.stored)
-        if base in self._pending or base in self.members or view is None:
+        base, view = operand(table, self.stored, self.homes)
+        if base in self._pending or base in self.members:
             raise Misfit
+        if view is None:
+            raise Stray(base) if base in self.homes else Misfit
         rest = len(table.shape) - 1
         spread = index.shape + (1,) * rest
         position = self._value(index, path.then("expand", node.shape).then("reshape", spread))
@@ -348,7 +399,7 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
         elif isinstance(arg, View):
             arg = _merge(arg, groups, shape)
         final.append(Instr(op, tuple(renumber[s] for s in src), arg, dtype))
-    reads = [body.reads[old] for old in slots]
+    reads = [body.memory(body.reads[old]) for old in slots]
     kernel = Kernel(
         kind,
         shape,
@@ -362,12 +413,17 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
     return kernel, reads
 
 
-def attention_kernel(nodes: list[Node], stored: Callable[[Node], bool]) -> tuple[Kernel, list[Node]]:
-    """The Kernel of attention nodes that have their operands in common, which have been made to lie in memory."""
+def attention_kernel(
+    nodes: list[Node], stored: Callable[[Node], bool], homes: Homes
+) -> tuple[Kernel, list[Node]]:
+    """The Kernel of attention nodes that have their operands in common, which have been made to lie in memory, and the
+    nodes that it reads."""
     part, reads = nodes[0].arg, []
     operands: list[tuple[str, int, View]] = []
     for name, source in part.operands(nodes[0].src).items():
-        base, view = operand(source, stored)
+        base, view = operand(source, stored, homes)
+        if view is None and base in homes:
+            raise Stray(base)
         if view is None or view.mask is not None:
             raise Cut(source)
         if base not in reads:
@@ -375,7 +431,8 @@ def attention_kernel(nodes: list[Node], stored: Callable[[Node], bool]) -> tuple
         operands.append((name, reads.index(base), view))
     q, k, *_ = (view.shape for _, _, view in operands)
     space = Space((*q[:-1], k[-2]))
-    places = [View.contiguous(node.shape).permute(node.arg.layout(len(node.shape))) for node in nodes]
+    laid = [homes[node].view if node in homes else View.contiguous(node.shape) for node in nodes]
+    places = [view.permute(node.arg.layout(len(node.shape))) for view, node in zip(laid, nodes, strict=True)]
     *batch, _, _ = _mergeable(space, [view for _, _, view in operands] + places, keep_last=2)
     shape = (*(prod(space.shape[a] for a in group) for group in batch), *space.shape[-2:])
     attention = Attention(
@@ -391,12 +448,16 @@ def attention_kernel(nodes: list[Node], stored: Callable[[Node], bool]) -> tuple
     return kernel, reads
 
 
-def scatter_kernel(node: Node, stored: Callable[[Node], bool]) -> tuple[Kernel, list[Node]]:
-    """The Kernel of a scatter-add. Its operands have been made to lie in memory as Views."""
+def scatter_kernel(node: Node, stored: Callable[[Node], bool], homes: Homes) -> tuple[Kernel, list[Node]]:
+    """The Kernel of a scatter-add, and the nodes that it reads. Its operands have been made to lie in memory as Views.
+    """
     values, index = node.src
-    (value_base, value_view), (index_base, index_view) = operand(values, stored), operand(index, stored)
+    (value_base, value_view), (index_base, index_view) = (operand(x, stored, homes) for x in (values, index))
     count, width = prod(index.shape), prod(node.shape[1:])
-    assert value_view is not None and index_view is not None
+    if value_view is None:
+        raise Stray(value_base)
+    if index_view is None:
+        raise Stray(index_base)
     flat_values, flat_index = value_view.reshape((count, width)), index_view.reshape((count,))
     if flat_values is None or flat_values.mask is not None:
         raise Cut(values)
@@ -420,7 +481,7 @@ def _own_view(instr: Instr) -> Optional[View]:
     return instr.arg if isinstance(instr.arg, View) else None
 
 
-def _inverse(node: Node) -> Optional[tuple[str, Any]]:
+def inverse(node: Node) -> Optional[tuple[str, Any]]:
     """The movement that undoes `node`, if it moved every element once."""
     if node.op == "reshape":
         return "reshape", node.src[0].shape

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ..backends import dtypes
 from .elementwise import broadcast_shape
 from .ops import ShapeError
 
@@ -186,20 +187,10 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
             a != axis and n != m for a, (n, m) in enumerate(zip(first.shape, other.shape, strict=True))
         ):
             raise ShapeError(f"cat: {other.shape} differs from {first.shape} in more than axis {axis}")
-    total, start = sum(t.shape[axis] for t in tensors), 0
-    result: Tensor | None = None
-    for t in tensors:
-        end = start + t.shape[axis]
-        part = t.pad([(start, total - end) if a == axis else None for a in range(t.ndim)])
-        if result is not None:
-            # Chosen by position, not added: adding would turn -0.0 into 0.0, and bools into sums.
-            inside = (
-                type(t).arange(total, device=t.device).reshape([-1 if a == axis else 1 for a in range(t.ndim)]) < start
-            )
-            part = inside.where(result, part)
-        result, start = part, end
-    assert result is not None
-    return result
+    dtype = first.dtype
+    for other in tensors[1:]:
+        dtype = dtypes.promote(dtype, other.dtype)
+    return type(first)._make("cat", *(t.cast(dtype) for t in tensors), arg=axis)
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:

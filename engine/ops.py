@@ -213,6 +213,20 @@ def _flip(op, src, arg):
     return src[0].shape, src[0].dtype
 
 
+@rule("cat", text="tensors of one dtype that differ along the axis in arg only -> one after another along it")
+def _cat(op, src, arg):
+    first = src[0]
+    for other in src[1:]:
+        if other.dtype != first.dtype:
+            raise TypeError(f"cat: dtypes {first.dtype} and {other.dtype} differ; cast one to the other")
+        if len(other.shape) != len(first.shape) or any(
+            a != arg and n != m for a, (n, m) in enumerate(zip(first.shape, other.shape, strict=True))
+        ):
+            raise ShapeError(f"cat: {other.shape} differs from {first.shape} in more than axis {arg}")
+    total = sum(s.shape[arg] for s in src)
+    return tuple(total if a == arg else n for a, n in enumerate(first.shape)), first.dtype
+
+
 @rule("dot", text="(*batch, M, K) and (*batch, K, N) of one dtype -> (*batch, M, N)")
 def _dot(op, src, arg):
     a, b = src

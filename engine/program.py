@@ -25,7 +25,7 @@ from collections.abc import Hashable
 from math import prod
 from typing import NamedTuple, Optional
 
-from ..backends.base import Backend, Buffer, Executable
+from ..backends.base import Backend, Buffer, Executable, adjacent
 from ..backends.dtypes import uint8
 from . import profile
 from .device import Device
@@ -41,7 +41,7 @@ def structure(roots: list[Node]) -> tuple[list[Node], Hashable]:
 
     What lies in memory is a leaf, whatever made it. Of leaves, constants alone differ in more than shape and dtype.
     """
-    order = topological(roots, lambda n: () if n.in_memory else n.src)
+    order = topological(roots, lambda n: () if n.in_memory or _lies_together(n) else n.src)
     number: dict[Node, int] = {}
     parts: list[Hashable] = []
     for i, node in enumerate(order):
@@ -64,17 +64,33 @@ def structure(roots: list[Node]) -> tuple[list[Node], Hashable]:
     return order, (tuple(parts), tuple([number[root] for root in roots]), backends)
 
 
+def _lies_together(node: Node) -> bool:
+    """Whether `node` says one after another what lies so in memory. It then is in memory itself, from now on."""
+    if node.op != "cat" or prod(node.shape[: node.arg]) != 1:
+        return False
+    buffers = []
+    for part in node.src:
+        while part.op in ("reshape", "detach") and part.buffer is None:
+            part = part.src[0]
+        if part.buffer is None:
+            return False
+        buffers.append(part.buffer)
+    node.buffer = adjacent(buffers)
+    return node.buffer is not None
+
+
 class Task(NamedTuple):
     """One launch on the buffers in `slots`, inputs first. `outputs` (slot, bytes) are allocated before it.
 
-    `dead` are the slots that nobody reads afterwards. `executable` is None for a copy between devices.
+    The pieces of an output are slots that are part of it: (slot, start, bytes). `dead` are the slots that nobody reads
+    afterwards. `executable` is None for a copy between devices.
     """
 
     step: Step  # without its nodes
     executable: Optional[Executable]
     backend: Backend
     slots: tuple[int, ...]
-    outputs: tuple[tuple[int, int], ...]
+    outputs: tuple[tuple[int, int, tuple[tuple[int, int, int], ...]], ...]
     dead: tuple[int, ...]
 
 
@@ -95,14 +111,20 @@ class Program:
         self.tasks: list[Task] = []
         for number, (step, executable) in enumerate(zip(plan.steps, lowered, strict=True)):
             inputs = [self._slot(node) for node in step.inputs]
-            outputs = [(self._new_slot(node), prod(node.shape) * node.dtype.itemsize) for node in step.outputs]
+            outputs = []
+            for node in step.outputs:
+                if node not in self._slots:  # several steps may each compute a part of one value
+                    width = node.dtype.itemsize
+                    slot, pieces = self._new_slot(node), plan.slices.get(node, ())
+                    parts = tuple((self._new_slot(p.node), p.start * width, p.size * width) for p in pieces)
+                    outputs.append((slot, prod(node.shape) * width, parts))
             own = [n for n in step.inputs if last_reader[n] == number and not n.in_memory and n not in retained]
             self.tasks.append(
                 Task(
                     Step(step.kernel, [], [], step.lines),
                     executable,
                     Device[step.outputs[0].device],
-                    (*inputs, *[slot for slot, _ in outputs]),
+                    (*inputs, *[self._slots[node] for node in step.outputs]),
                     tuple(outputs),
                     tuple({self._slots[node] for node in own}),
                 )
@@ -155,8 +177,10 @@ class Program:
             buffers[i] = buffer
         log = profile.log()
         for step, executable, backend, slots, outputs, dead in self.tasks:
-            for slot, nbytes in outputs:
-                buffers[slot] = backend.allocate(nbytes)
+            for slot, nbytes, pieces in outputs:
+                whole = buffers[slot] = backend.allocate(nbytes)
+                for (part, *_), buffer in zip(pieces, whole.divide([place for _, *place in pieces]), strict=True):
+                    buffers[part] = buffer
             used: list = [buffers[slot] for slot in slots]
             if executable is None:
                 copy(used[0], used[1])

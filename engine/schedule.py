@@ -17,13 +17,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Optional
+from math import prod
+from typing import NamedTuple, Optional
 
+from ..backends.base import ALIGNMENT
 from ..backends.kernel import Kernel
+from ..backends.view import View
 from . import profile
 from .attention import siblings
-from .lowering import Body, Cut, Misfit, Path, Space, attention_kernel, finish, operand, scatter_kernel, space_of
-from .node import Node, topological
+from .lowering import (
+    Body,
+    Cut,
+    Home,
+    Misfit,
+    Path,
+    Space,
+    Stray,
+    attention_kernel,
+    finish,
+    inverse,
+    operand,
+    scatter_kernel,
+    space_of,
+)
+from .node import Node, make, topological
 from .ops import MOVEMENT, REDUCE
 
 # The cost rule's numbers. A value read by several kernels is stored rather than computed again when that takes
@@ -54,12 +71,24 @@ class Step:
         self.lines = tuple(sorted({n.where for n in inside if n.where and n.src and n not in read}))
 
 
+class Slice(NamedTuple):
+    """A wanted node that is `size` elements from `start` on of a stored one."""
+
+    node: Node
+    start: int
+    size: int
+
+
 @dataclass
 class Schedule:
-    """Steps in order, and for each decision the node it was about and the reason in words."""
+    """Steps in order, and for each decision the node it was about and the reason in words.
+
+    `slices` says of some stored nodes that they are divided: wanted nodes lie in their memory, side by side.
+    """
 
     steps: list[Step]
     decisions: list[tuple[Node, str]] = field(default_factory=list)
+    slices: dict[Node, list[Slice]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -93,11 +122,17 @@ def schedule(wanted: Iterable[Node], keep: frozenset[Node] = frozenset()) -> Sch
 
 class _Scheduler:
     def __init__(self, wanted: list[Node], keep: frozenset[Node]):
-        self.wanted, self.keep = wanted, keep
+        self.slices = divided(wanted)
+        sliced = {piece.node for pieces in self.slices.values() for piece in pieces}
+        self.wanted = dict.fromkeys([*(w for w in wanted if w not in sliced), *self.slices])
+        self.keep = keep
+        self.apart: set[Node] = set()  # must lie in memory by themselves
         self.decisions: list[tuple[Node, str]] = []
-        self.order = topological(wanted, lambda n: () if n.in_memory else n.src)
-        self.position = {node: i for i, node in enumerate(self.order)}
+        self.order = topological(self.wanted, lambda n: () if n.in_memory else n.src)
+        self.position: dict[Node, float] = {node: i for i, node in enumerate(self.order)}
         self.stored: dict[Node, str] = {}
+        self.homes: dict[Node, Home] = {}  # stored nodes that lie inside another
+        self.parts: dict[Node, list[Node]] = {}  # for each `cat`, the stored nodes that make it up
         self.group_of: dict[Node, Group] = {}
         self.groups: set[Group] = set()
         self.root = Path()
@@ -113,7 +148,7 @@ class _Scheduler:
         if profile.tracing():
             for step in steps:
                 step.find_lines()
-        return Schedule(steps, self.decisions)
+        return Schedule(steps, self.decisions, self.slices)
 
     # --- which nodes reach memory -------------------------------------------------------------------------------
 
@@ -144,6 +179,9 @@ class _Scheduler:
                     self._store_operand(node, source)
             elif node.op == "copy":
                 self._store(node.src[0], "stored: it is copied to another device")
+                self.apart.add(node.src[0])
+            elif node.op == "cat":
+                self._store(node, "stored: its parts are computed where they lie in it")
             elif node.op == "expand" and cost.of(node.src[0]).dear:
                 self._store(node.src[0], "stored: an expand would repeat a transcendental function")
             if node.op in MOVEMENT or node.op in ("const", "iota", "buffer") or node in self.stored:
@@ -151,6 +189,56 @@ class _Scheduler:
             reason = cost.worth_storing(node, readers.get(node, 0))
             if reason:
                 self._store(node, reason)
+        for node in [n for n in self.stored if n.op == "cat"]:
+            self._assemble(node)
+
+    # --- values made of parts -------------------------------------------------------------------------------------
+
+    def _assemble(self, whole: Node) -> None:
+        """Give each part of a `cat` its home in it: computed there if it is computed at all, otherwise copied there."""
+        start, axis = 0, whole.arg
+        self.parts[whole] = []
+        for part in whole.src:
+            end = start + part.shape[axis]
+            bounds = tuple((start, end) if a == axis else (0, n) for a, n in enumerate(whole.shape))
+            self._settle(part, Home(whole, View.contiguous(whole.shape).shrink(bounds)))
+            start = end
+
+    def _settle(self, part: Node, home: Home) -> None:
+        node, view = part, home.view
+        while node.op in MOVEMENT and not node.in_memory and node not in self.stored:
+            undo = inverse(node)
+            moved = view.apply(*undo) if undo is not None else None
+            if moved is None:
+                break
+            node, view = node.src[0], moved
+        computed = not node.in_memory and node.op not in (*MOVEMENT, "const", "iota", "cat", "scatter_add", "copy")
+        if computed and not any(node in taken for taken in (self.homes, self.wanted, self.keep, self.apart)):
+            self._store(node, "stored: it is part of a larger value")
+        else:
+            node, view = self._copy_of(part), home.view
+        self.homes[node] = Home(home.whole, view)
+        self.parts[home.whole].append(node)
+
+    def _copy_of(self, node: Node) -> Node:
+        """A node of its own with the same value, computed by a kernel of its own."""
+        copied = make("barrier", (node,), where=node.where)
+        self.position[copied] = self.position[node] + 0.5
+        if not self._is_stored(node) and node.op not in MOVEMENT and node.op not in ("const", "iota"):
+            self._store(node, "stored: it is copied into a larger value")
+        self._store(copied, "stored: a copy, as a part of a larger value")
+        return copied
+
+    def _send_home(self, node: Node) -> None:
+        """`node` cannot be where it was to be: let it lie by itself, and copy it."""
+        home = self.homes.pop(node)
+        copied = self._copy_of(node)
+        self.homes[copied] = home
+        self.parts[home.whole] = [copied if p is node else p for p in self.parts[home.whole]]
+
+    def _makers(self, node: Node) -> list[Group]:
+        """The groups that compute a stored node."""
+        return [self.group_of[part] for part in self.parts.get(node, (node,))]
 
     def _store_operand(self, user: Node, source: Node) -> None:
         base, view = operand(source, self._is_stored)
@@ -163,38 +251,43 @@ class _Scheduler:
 
     def _single_groups(self) -> None:
         """One group a stored node. What has to be stored on the way changes what others compute and read."""
-        missing = list(self.stored)
+        missing = [node for node in self.stored if node not in self.parts]
         while missing:
-            cuts = []
+            cuts, strays = [], set()
             for node in missing:
                 try:
                     self.group_of[node] = self._single_group(node)
+                except Stray as stray:
+                    if stray.node in self.homes:
+                        self._send_home(stray.node)
+                    strays.add(stray.node)
                 except Cut as cut:
                     self._store(cut.node, "stored: no strides express the movement that follows")
                     cuts.append(cut.node)
             for group in list(self.group_of.values()):
-                if cuts and (group.body is None or any(map(group.body.computes, cuts))):
+                moved = not strays.isdisjoint((*group.members, *group.reads))
+                if moved or (cuts and (group.body is None or any(map(group.body.computes, cuts)))):
                     for member in group.members:
                         self.group_of.pop(member, None)
-            missing = [node for node in self.stored if node not in self.group_of]
-        self.group_of = {node: self.group_of[node] for node in sorted(self.stored, key=self.position.__getitem__)}
+            missing = [node for node in self.stored if node not in self.group_of and node not in self.parts]
+        self.group_of = {node: self.group_of[node] for node in sorted(self.group_of, key=self.position.__getitem__)}
 
     def _single_group(self, node: Node) -> Group:
         if node.op == "copy":
             return Group([node], Space(node.shape), None, [node.src[0]])
         if node.op == "scatter_add":
-            return Group([node], Space(node.shape), None, scatter_kernel(node, self._is_stored)[1])
+            return Group([node], Space(node.shape), None, scatter_kernel(node, self._is_stored, self.homes)[1])
         if node.op == "attention":
             return self._attention_group(node)
         space = space_of(node)
-        body = Body([node], space, self.stored.__contains__, self.root)
+        body = Body([node], space, self.stored.__contains__, self.root, self.homes)
         return Group([node], space, body, body.reads)
 
     def _attention_group(self, node: Node) -> Group:
         """What one kernel computes from the same operands is one group from the start."""
         known = [n for n in self.group_of if n.op == "attention" and siblings(n) == siblings(node)]
         if not known:
-            return Group([node], Space(node.shape), None, attention_kernel([node], self._is_stored)[1])
+            return Group([node], Space(node.shape), None, attention_kernel([node], self._is_stored, self.homes)[1])
         group = self.group_of[known[0]]
         group.members.append(node)
         return group
@@ -206,8 +299,7 @@ class _Scheduler:
         self.groups = set(self.group_of.values())
         for group in self.group_of.values():
             for read in group.reads:
-                if not read.in_memory:
-                    before = self.group_of[read]
+                for before in () if read.in_memory else self._makers(read):
                     group.after |= before.after | before.bits
 
     def _readers(self) -> dict[Node, list[Group]]:
@@ -300,7 +392,7 @@ class _Scheduler:
             alike = first.space == space or (first.kind == "loop" and first.space.shape == space.shape)
             if alike and first.body is not None and not any(member in first.reads for member in second.members):
                 return first.body.extended(second.members, space)
-        return Body(members, space, self.stored.__contains__, self.root)
+        return Body(members, space, self.stored.__contains__, self.root, self.homes)
 
     def _shared_spaces(self, a: Group, b: Group) -> list[Space]:
         """Spaces worth trying for both groups together, the likeliest first; none if their kinds do not mix."""
@@ -325,8 +417,7 @@ class _Scheduler:
         for first, second in ((a, b), (b, a)):
             if second.after & first.bits:
                 for read in second.reads:
-                    if not read.in_memory:
-                        group = self.group_of[read]
+                    for group in () if read.in_memory else self._makers(read):
                         if group is not first and group is not second and group.after & first.bits:
                             return True
         return False
@@ -337,7 +428,10 @@ class _Scheduler:
         groups = list(dict.fromkeys(self.group_of.values()))
         read_outside: set[Node] = set(self.wanted)
         for group in groups:
-            read_outside.update(r for r in group.reads if not r.in_memory and self.group_of[r] is not group)
+            read_outside.update(
+                r for r in group.reads if not r.in_memory and any(g is not group for g in self._makers(r))
+            )
+        read_outside.update(self.homes)
         ordered = self._in_order(groups)
         return [self._step(group, read_outside) for group in ordered]
 
@@ -349,7 +443,8 @@ class _Scheduler:
             stack = [root]
             while stack:
                 group = stack[-1]
-                before = [] if id(group) in done else [self.group_of[r] for r in group.reads if not r.in_memory]
+                reads = () if id(group) in done else group.reads
+                before = [maker for r in reads if not r.in_memory for maker in self._makers(r)]
                 waiting = [g for g in before if id(g) not in done and g is not group]
                 if waiting:
                     stack.extend(reversed(waiting))
@@ -363,17 +458,42 @@ class _Scheduler:
     def _step(self, group: Group, read_outside: set[Node]) -> Step:
         node = group.members[0]
         if node.op == "copy":
-            return Step(None, [node.src[0]], [node])
+            return Step(None, [self._memory(node.src[0])], [node])
         if node.op == "scatter_add":
-            kernel, reads = scatter_kernel(node, self._is_stored)
-            return Step(kernel, reads, [node])
+            kernel, reads = scatter_kernel(node, self._is_stored, self.homes)
+            return Step(kernel, [self._memory(r) for r in reads], [node])
         outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
         if node.op == "attention":
-            kernel, reads = attention_kernel(outputs, self._is_stored)
-            return Step(kernel, reads, outputs)
+            kernel, reads = attention_kernel(outputs, self._is_stored, self.homes)
+            return Step(kernel, [self._memory(r) for r in reads], [self._memory(m) for m in outputs])
         assert group.body is not None
         kernel, reads = finish(group.body, outputs, group.kind)
-        return Step(kernel, reads, outputs)
+        return Step(kernel, reads, [self._memory(m) for m in outputs])
+
+
+    def _memory(self, node: Node) -> Node:
+        return self.homes[node].whole if node in self.homes else node
+
+
+def divided(wanted: Iterable[Node]) -> dict[Node, list[Slice]]:
+    """Values to be computed of which all the parts are wanted, each in memory of its own: one memory serves for all."""
+    found: dict[Node, list[Slice]] = {}
+    wanted = dict.fromkeys(wanted)
+    for node in wanted:
+        if node.op not in ("contiguous", "barrier"):
+            continue
+        base, view = operand(node.src[0])
+        if view is None or view.mask is not None or view.strides != View.contiguous(view.shape).strides:
+            continue
+        if not base.in_memory and view.size < prod(base.shape) and base.op not in ("const", "iota"):
+            found.setdefault(base, []).append(Slice(node, view.offset, view.size))
+    for base, pieces in list(found.items()):
+        pieces.sort(key=lambda piece: piece.start)
+        ends = [0, *(piece.start + piece.size for piece in pieces)]
+        starts = [*(piece.start for piece in pieces), prod(base.shape)]
+        if base in wanted or starts != ends or any(s * base.dtype.itemsize % ALIGNMENT for s in starts[:-1]):
+            del found[base]
+    return found
 
 
 def _size(space: Space) -> int:

@@ -34,11 +34,14 @@ LONG, FEW, PIECE = 4096, 64, 1024
 
 
 @profile.span("simplify")
-def simplify(roots: Iterable[Node]) -> dict[Node, Node]:
-    """The simpler equal of every node that `roots` depend on. Realised nodes are taken as they are."""
-    result: dict[Node, Node] = {}
+def simplify(roots: Iterable[Node], known: Optional[dict[Node, Node]] = None) -> dict[Node, Node]:
+    """The simpler equal of every node that `roots` depend on. Realised nodes are taken as they are, `known` ones as
+    what they map to."""
+    result: dict[Node, Node] = dict(known or {})
     try:
-        for node in topological(roots, lambda n: () if n.in_memory else n.src):
+        for node in topological(roots, lambda n: () if n.in_memory or n in result else n.src):
+            if node in result:
+                continue
             attribute(node.where)
             if node.in_memory or (not node.src and node.op != "const"):
                 result[node] = node
@@ -117,6 +120,14 @@ def _shrink(node: Node, src: Src) -> Optional[Node]:
         inner = x.src[0]
         if node.arg == tuple((before, before + n) for (before, _), n in zip(x.arg, inner.shape, strict=True)):
             return inner
+    if x.op == "cat" and not x.in_memory:
+        start, (low, high) = 0, node.arg[x.arg]
+        for part in x.src:
+            end = start + part.shape[x.arg]
+            if start <= low and high <= end:
+                bounds = tuple((low - start, high - start) if a == x.arg else b for a, b in enumerate(node.arg))
+                return part if node.shape == part.shape else make("shrink", (part,), bounds, node.where)
+            start = end
     if x.op == "shrink" and not x.in_memory:
         bounds = tuple((lo + base, hi + base) for (lo, hi), (base, _) in zip(node.arg, x.arg, strict=True))
         return make("shrink", (x.src[0],), bounds, node.where)
@@ -125,6 +136,49 @@ def _shrink(node: Node, src: Src) -> Optional[Node]:
 
 def _flip(node: Node, src: Src) -> Optional[Node]:
     return src[0] if not any(node.shape[a] > 1 for a in node.arg) else _moved_constant(node, src)
+
+
+def _cat(node: Node, src: Src) -> Optional[Node]:
+    """Neighbouring parts of one value are one part of it."""
+    axis = node.arg
+    parts: list[Node] = []
+    for part in src:
+        if part.op == "cat" and part.arg == axis and not part.in_memory:
+            parts.extend(part.src)
+        elif part.shape[axis]:
+            parts.append(_stretch(part) if len(node.shape) == 1 else part)
+    joined = parts[:1]
+    for part in parts[1:]:
+        one = _adjacent(joined[-1], part, axis)
+        if one is None:
+            joined.append(part)
+        else:
+            joined[-1] = one
+    if len(joined) > 1:
+        return None if tuple(joined) == node.src else make("cat", tuple(joined), axis, node.where)
+    return _shrink(joined[0], joined[0].src) or joined[0] if joined[0].op == "shrink" else joined[0]
+
+
+def _stretch(part: Node) -> Node:
+    """A flat part as a shrink of a flat value, if that is what it is under its reshapes and barriers."""
+    x = part
+    while x.op in ("reshape", "barrier", "contiguous") and not x.in_memory:
+        x = x.src[0]
+    return x if x.op == "shrink" and len(x.shape) == 1 and not x.in_memory else part
+
+
+def _adjacent(a: Node, b: Node, axis: int) -> Optional[Node]:
+    """`a` and `b` as one node, if they are parts of one value that meet along `axis`."""
+    if a.op == b.op == "const" and constant(a.arg, a.dtype, b.shape, a.device) is b:
+        return constant(a.arg, a.dtype, tuple(n + b.shape[axis] * (i == axis) for i, n in enumerate(a.shape)), a.device)
+    if a.op != "shrink" or b.op != "shrink" or a.in_memory or b.in_memory or a.src[0] is not b.src[0]:
+        return None
+    if any(x != y for i, (x, y) in enumerate(zip(a.arg, b.arg, strict=True)) if i != axis):
+        return None
+    if a.arg[axis][1] != b.arg[axis][0]:
+        return None
+    bounds = tuple((x[0], y[1]) if i == axis else x for i, (x, y) in enumerate(zip(a.arg, b.arg, strict=True)))
+    return make("shrink", a.src, bounds, a.where)
 
 
 def _cast(node: Node, src: Src) -> Optional[Node]:
@@ -220,6 +274,7 @@ RULES: dict[str, Rewrite] = {
     "expand": _expand,
     "pad": _pad,
     "shrink": _shrink,
+    "cat": _cat,
     "flip": _flip,
     "cast": _cast,
     "mul": _mul,

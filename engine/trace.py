@@ -181,13 +181,34 @@ def _calibrate() -> tuple[int, int]:
 _ALONE = _calibrate()
 
 
+def _calibrate_base() -> int:
+    holder = _Holder()
+    holder._node = object()
+    return sys.getrefcount(holder._node) - 1
+
+
+_ONE_MORE = _calibrate_base()  # what asking for a count adds to it
+
+
 def alone(tensor: Tensor) -> bool:
     """Whether this name is the only holder of its value, so that the value's memory may be overwritten.
 
     Counted by the interpreter's own reference counts: a view, a detached copy or a graph that still reads the value
     holds the node or its buffer.
     """
-    return tensor._node.op in ("buffer", "barrier") and not tensor._node.src and _references(tensor) == _ALONE
+    node = tensor._node
+    if node.op not in ("buffer", "barrier") or node.src or not _undivided(node):
+        return False
+    del node
+    return _references(tensor) == _ALONE
+
+
+def _undivided(node: Node) -> bool:
+    """Whether nobody holds memory that `node` shares, except for other parts of it, which do not overlap."""
+    buffer = node.buffer
+    if buffer is None or buffer.base is None:
+        return True
+    return buffer.divided and sys.getrefcount(buffer.base) == buffer.base.parts + _ONE_MORE
 
 
 def _grad_references(holder: Any) -> tuple[int, int, int]:
@@ -225,7 +246,7 @@ class _GradOf:
 def sole_grad(tensor: Tensor) -> bool:
     """Whether `tensor.grad` is a leaf that nobody but `tensor` holds, down to its memory."""
     grad = tensor._grad
-    if grad is None or grad._node.op != "buffer":
+    if grad is None or grad._node.op != "buffer" or not _undivided(grad._node):
         return False
     del grad
     return _grad_references(_GradOf(tensor)) == _ALONE_GRAD

@@ -5,8 +5,8 @@
 
 All that changes from step to step is a Tensor which the constructor makes: moments, a group's step count, and a 0-d
 mirror of its learning rate. A jitted step therefore goes on being right when `group["lr"] = 3e-4` is set between two
-calls; a change of any other option makes a new trace. An update is an expression assigned to the parameter, so the
-scheduler makes one loop of it. Two departures from PyTorch: the count of steps belongs to the group, where PyTorch
+calls; a change of any other option makes a new trace. An update is an expression of all parameters of a bundle
+(`flat.py`), so the scheduler makes one loop of it; moments are flat Tensors. Two departures from PyTorch: the count of steps belongs to the group, where PyTorch
 counts for every parameter (they differ only for parameters that go without a gradient for some steps), and the state
 exists before the first step.
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 from ..engine.tensor import Tensor
 from ..engine.trace import depend
+from .flat import bundles, join, parts
 
 Params = Union[Iterable[Tensor], Iterable[dict[str, Any]]]
 
@@ -47,6 +48,21 @@ class ParamGroup(dict):
         super().__setitem__(key, value)
 
 
+class Bundle:
+    """Parameters that are updated as one, and their state: one flat Tensor for each name."""
+
+    def __init__(self, params: list[Tensor]):
+        self.params = params
+        self.state: dict[str, Tensor] = {}
+
+    def add_state(self, names: Iterable[str]) -> None:
+        """Zeros under each name that is not there yet."""
+        size, first = sum(p.numel() for p in self.params), self.params[0]
+        for name in names:
+            if name not in self.state:
+                self.state[name] = Tensor(np.zeros(size, first.dtype), device=first.device)
+
+
 class Optimizer:
     """What the optimisers share. A subclass names its `state_names` and writes `_update`."""
 
@@ -59,7 +75,7 @@ class Optimizer:
             )
         self.defaults = defaults
         self.param_groups: list[ParamGroup] = []
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self._bundles: list[list[Bundle]] = []  # of each group
         groups: list[Any] = list(params)
         if not groups:
             raise ValueError(f"{self._name}: got an empty list of parameters")
@@ -88,10 +104,22 @@ class Optimizer:
         options = ParamGroup({**self.defaults, **group, "params": params})
         self._check(options)
         self.param_groups.append(options)
-        for p in params:
-            self.state[p] = {"step": options.step} | {
-                name: Tensor(np.zeros(p.shape, p.dtype), device=p.device) for name in self._state_names(options)
-            }
+        self._bundles.append([Bundle(tensors) for tensors in bundles(params)])
+        for bundle in self._bundles[-1]:
+            bundle.add_state(self._state_names(options))
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:
+        """For each parameter its "step" and, by name, its part of the state as it is now."""
+        state: dict[Tensor, dict[str, Tensor]] = {}
+        for group, group_bundles in zip(self.param_groups, self._bundles, strict=True):
+            found: dict[Tensor, dict[str, Tensor]] = {p: {"step": group.step} for p in group["params"]}
+            for bundle in group_bundles:
+                for name, flat in bundle.state.items():
+                    for p, part in zip(bundle.params, parts(flat, bundle.params), strict=True):
+                        found[p][name] = part
+            state |= found
+        return state
 
     def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.state_names
@@ -119,32 +147,57 @@ class Optimizer:
         """Update every parameter that has a gradient, and compute the new values (under jit, the replay does)."""
         depend(self, "signature")
         changed = []
-        for group in self.param_groups:
+        for group, group_bundles in zip(self.param_groups, self._bundles, strict=True):
             group.step.assign(group.step + 1)
-            context = self._prepare(group)
-            for p in group["params"]:
-                if p.grad is not None:
-                    gradient = -p.grad if group["maximize"] else p.grad
-                    p.assign(self._update(p, gradient, self.state[p], group, context))
-                    changed += [p, *self.state[p].values()]
             changed.append(group.step)
+            context = self._prepare(group)
+            for bundle in group_bundles:
+                changed += self._step_bundle(bundle, group, context)
         Tensor.realize_all(changed)
+
+    def _step_bundle(self, bundle: Bundle, group: ParamGroup, context: Any) -> list[Tensor]:
+        """Update those of a bundle's parameters that have a gradient. Returns what changed."""
+        live = [p for p in bundle.params if p.grad is not None]
+        if not live:
+            return []
+        whole = len(live) == len(bundle.params)
+        state = bundle.state
+        if not whole:
+            state = {name: join(self._live(flat, bundle)) for name, flat in bundle.state.items()}
+        gradient = join([p.grad for p in live if p.grad is not None])
+        new = self._update(join(live), -gradient if group["maximize"] else gradient, state, group, context)
+        if not whole:
+            for name, flat in bundle.state.items():
+                fresh = iter(parts(state[name], live))
+                kept = parts(flat, bundle.params)
+                flat.assign(
+                    join([old if p.grad is None else next(fresh) for p, old in zip(bundle.params, kept, strict=True)])
+                )
+        for p, part in zip(live, parts(new, live), strict=True):
+            p.assign(part)
+        return [*live, *bundle.state.values()]
+
+    @staticmethod
+    def _live(flat: Tensor, bundle: Bundle) -> list[Tensor]:
+        pieces = zip(bundle.params, parts(flat, bundle.params), strict=True)
+        return [piece for p, piece in pieces if p.grad is not None]
 
     def _prepare(self, group: ParamGroup) -> Any:
         """What all parameters of a group share in this step."""
 
     def _update(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: ParamGroup, context: Any) -> Tensor:
-        """The new value of `p`. Assigns the new state."""
+        """The new value of `p`, the parameters of a bundle as one flat Tensor. Assigns the new state, flat too."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {number: {name: Tensor}}, "param_groups": [options with the numbers of their parameters]}."""
-        numbers = {id(p): i for i, p in enumerate(self.state)}
+        state = self.state
+        numbers = {id(p): i for i, p in enumerate(state)}
         groups = []
         for group in self.param_groups:
             lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
             groups.append({**group, "lr": lr, "params": [numbers[id(p)] for p in group["params"]]})
-        return {"state": {numbers[id(p)]: dict(state) for p, state in self.state.items()}, "param_groups": groups}
+        return {"state": {numbers[id(p)]: known for p, known in state.items()}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave, here or in PyTorch: state (copied) and every option that is known here.
@@ -158,16 +211,19 @@ class Optimizer:
                 f"{self._name}.load_state_dict: groups of {lengths} parameters do not fit groups of {expected}"
             )
         loaded = [self._read(group, saved, states) for group, saved in zip(self.param_groups, groups, strict=True)]
-        for group, (options, step, arrays) in zip(self.param_groups, loaded, strict=True):
+        for group, group_bundles, (options, step, arrays) in zip(
+            self.param_groups, self._bundles, loaded, strict=True
+        ):
             for key, value in options.items():
                 group[key] = value
+            found = {id(p): values for p, values in zip(group["params"], arrays, strict=True)}
             with Tensor.no_grad():
                 group.step.assign(_number(step, group.step.device))
-                for p, values in zip(group["params"], arrays, strict=True):
-                    for name, array in values.items():
-                        value = Tensor(array, device=p.device)
-                        known = self.state[p].setdefault(name, value)
-                        known.assign(value)
+                for bundle in group_bundles:
+                    bundle.add_state(self._state_names(group))
+                    for name in self._state_names(group):
+                        flat = np.concatenate([found[id(p)][name].ravel() for p in bundle.params])
+                        bundle.state[name].assign(Tensor(flat, device=bundle.params[0].device))
 
     def _read(
         self, group: ParamGroup, saved: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Union
 
 from ..engine.tensor import Tensor
+from .flat import bundles, join, parts
 
 
 @Tensor.no_grad()
@@ -24,13 +25,16 @@ def clip_grad_norm_(parameters: Union[Tensor, Iterable[Tensor]], max_norm: float
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return Tensor(0.0)
+    together = bundles(gradients)
+    flat = [join(bundle) for bundle in together]
     if norm_type == math.inf:
-        total = reduce(Tensor.maximum, [g.abs().max() for g in gradients])
+        total = reduce(Tensor.maximum, [g.abs().max() for g in flat])
     elif norm_type == 2:
-        total = reduce(Tensor.__add__, [g.square().sum() for g in gradients]).sqrt()
+        total = reduce(Tensor.__add__, [g.square().sum() for g in flat]).sqrt()
     else:
-        total = reduce(Tensor.__add__, [g.abs().pow(norm_type).sum() for g in gradients]).pow(1 / norm_type)
+        total = reduce(Tensor.__add__, [g.abs().pow(norm_type).sum() for g in flat]).pow(1 / norm_type)
     scale = (max_norm / (total + 1e-6)).minimum(1.0)
-    for gradient in gradients:
-        gradient.assign(gradient * scale)
+    for bundle, joined in zip(together, flat, strict=True):
+        for gradient, part in zip(bundle, parts(joined * scale, bundle), strict=True):
+            gradient.assign(part)
     return total

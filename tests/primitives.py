@@ -329,6 +329,20 @@ def _draw_movement(op: str):
     return draw_case
 
 
+def _draw_cat(draw) -> Case:
+    dtype, shape = draw(st.sampled_from(ALL)), draw(shapes().filter(len))
+    axis = draw(st.integers(0, len(shape) - 1))
+    lengths = draw(st.lists(st.sampled_from([shape[axis], 0, 1, 3]), min_size=1, max_size=4))
+    parts = [_operand(draw, dtype, tuple(n if a == axis else m for a, m in enumerate(shape))) for n in lengths]
+    # A layout may have changed the other axes: all parts take the smallest.
+    least = [min(p.array().shape[a] for p in parts) for a in range(len(shape))]
+    cut = [
+        p._replace(steps=(*p.steps, ("shrink", tuple((0, n if a == axis else least[a]) for a, n in enumerate(s)))))
+        for p, s in ((p, p.array().shape) for p in parts)
+    ]
+    return Case("cat", cut, axis, np.concatenate([p.array() for p in cut], axis))
+
+
 def _draw_dot(draw) -> Case:
     dtype = draw(st.sampled_from(NUMBERS))
     batch = draw(st.sampled_from([(), (), (1,), (3,), (2, 2), (0,)]))
@@ -426,6 +440,7 @@ DRAW: dict[str, Callable[..., Case]] = {
     "reduce_max": _draw_reduce_max,
     "reduce_prod": _draw_reduce_prod,
     **{op: _draw_movement(op) for op in ("reshape", "permute", "expand", "pad", "shrink", "flip")},
+    "cat": _draw_cat,
     "dot": _draw_dot,
     "attention": _draw_attention,
     "gather": _draw_gather,

@@ -71,7 +71,7 @@ MEANING = {
     "reduce_max": lambda x, axes: np.maximum.reduce(x, axes, keepdims=True),
     "dot": np.matmul,
     "take": lambda x, rows: x[rows],
-    "cat": lambda a, b: np.concatenate([a, b]),
+    "cat": lambda *parts: np.concatenate(parts[:-1], parts[-1]),
     **{name: _moved(name) for name in MOVES},
 }
 SPELLING = {
@@ -85,7 +85,7 @@ SPELLING = {
     "reduce_max": lambda x, axes: x.max(axes, keepdim=True),
     "dot": lambda a, b: a @ b,
     "take": lambda x, rows: x.take(Tensor(rows, device=x.device)),
-    "cat": lambda a, b: Tensor.cat(a, b),
+    "cat": lambda *parts: Tensor.cat(*parts[:-1], dim=parts[-1]),
     **{name: _moving(name) for name in MOVES},
 }
 BINARY = ("add", "mul", "max", "select")
@@ -106,7 +106,10 @@ def _step(draw, values: list[np.ndarray]) -> Step:
     whole = x.dtype.kind == "i"
     alike = [j for j, y in enumerate(values) if x.ndim == y.ndim and x.dtype == y.dtype]
     dots = [j for j in alike if whole and x.ndim == 2 and x.shape[1] == values[j].shape[0]]
-    tails = [j for j in alike if x.ndim and x.shape[1:] == values[j].shape[1:] and values[j].size + x.size <= LIMIT]
+    axis = draw(st.integers(0, max(x.ndim - 1, 0)))
+    across = x.shape[:axis] + x.shape[axis + 1 :]
+    tails = [j for j in alike if x.ndim and across == values[j].shape[:axis] + values[j].shape[axis + 1 :]]
+    tails = [j for j in tails if 2 * values[j].size + x.size <= LIMIT]
     weights = {
         "neg": 1,
         "to_int": 1,
@@ -116,7 +119,7 @@ def _step(draw, values: list[np.ndarray]) -> Step:
         "reduce_max": 4 if x.size and x.ndim else 0,
         "dot": 9 if dots else 0,
         "take": 2 if x.ndim and x.shape[0] else 0,
-        "cat": 2 if tails else 0,
+        "cat": 3 if tails else 0,
     }
     kinds = [kind for kind, weight in weights.items() for _ in range(weight)]
     kind = draw(st.sampled_from(kinds))
@@ -132,7 +135,7 @@ def _step(draw, values: list[np.ndarray]) -> Step:
     if kind == "take":
         return Step(kind, (i,), draw(pooled(np.dtype("int32"), draw(shapes(2, 12)), st.integers(0, x.shape[0] - 1))))
     if kind == "cat":
-        return Step(kind, (i, draw(st.sampled_from(tails))))
+        return Step(kind, (i, *draw(st.lists(st.sampled_from(tails), min_size=1, max_size=2))), axis)
     return Step(kind, (i,))
 
 
