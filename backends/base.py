@@ -20,7 +20,6 @@ import numpy as np
 from .dtypes import DType
 from .kernel import Kernel
 
-
 ALIGNMENT = 256  # bytes: what the offset of a part of a buffer is a multiple of, on every device
 
 

@@ -458,8 +458,8 @@ class Plan:
             one = adjacent(old) if len(old) == len(numbers) else None
             if one is None:
                 one, width = _allocate(whole), whole.dtype.itemsize
-                for n, part in zip(numbers, one.divide([(p.start * width, p.size * width) for p in pieces]), strict=True):
-                    output[n] = part
+                places = [(piece.start * width, piece.size * width) for piece in pieces]
+                output.update(zip(numbers, one.divide(places), strict=True))
             buffers[whole] = one
         for number, node in enumerate(self.wanted):
             if node in self.whole_of:

@@ -470,7 +470,6 @@ class _Scheduler:
         kernel, reads = finish(group.body, outputs, group.kind)
         return Step(kernel, reads, [self._memory(m) for m in outputs])
 
-
     def _memory(self, node: Node) -> Node:
         return self.homes[node].whole if node in self.homes else node
 

@@ -5,10 +5,10 @@
 
 All that changes from step to step is a Tensor which the constructor makes: moments, a group's step count, and a 0-d
 mirror of its learning rate. A jitted step therefore goes on being right when `group["lr"] = 3e-4` is set between two
-calls; a change of any other option makes a new trace. An update is an expression of all parameters of a bundle
-(`flat.py`), so the scheduler makes one loop of it; moments are flat Tensors. Two departures from PyTorch: the count of steps belongs to the group, where PyTorch
-counts for every parameter (they differ only for parameters that go without a gradient for some steps), and the state
-exists before the first step.
+calls; a change of any other option makes a new trace. An update is one expression of all parameters of a bundle
+(`flat.py`), so the scheduler makes one loop of it, and the moments are flat Tensors. Two departures from PyTorch: the
+count of steps belongs to the group, where PyTorch counts for every parameter (they differ only for parameters that go
+without a gradient for some steps), and the state exists before the first step.
 """
 
 from __future__ import annotations
@@ -211,9 +211,7 @@ class Optimizer:
                 f"{self._name}.load_state_dict: groups of {lengths} parameters do not fit groups of {expected}"
             )
         loaded = [self._read(group, saved, states) for group, saved in zip(self.param_groups, groups, strict=True)]
-        for group, group_bundles, (options, step, arrays) in zip(
-            self.param_groups, self._bundles, loaded, strict=True
-        ):
+        for group, group_bundles, (options, step, arrays) in zip(self.param_groups, self._bundles, loaded, strict=True):
             for key, value in options.items():
                 group[key] = value
             found = {id(p): values for p, values in zip(group["params"], arrays, strict=True)}

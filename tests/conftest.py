@@ -1,8 +1,8 @@
 """What every test shares: Hypothesis profiles, the devices, and the installed package rather than the checkout.
 
-    python -m pytest                     a few minutes: few examples a property
-    HYPOTHESIS_PROFILE=ci ...            more, and the same ones every time
-    python -m pytest --long              also the tests marked `sweep`
+python -m pytest                     a few minutes: few examples a property
+HYPOTHESIS_PROFILE=ci ...            more, and the same ones every time
+python -m pytest --long              also the tests marked `sweep`
 """
 
 from __future__ import annotations

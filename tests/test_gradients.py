@@ -43,7 +43,6 @@ def same(function, **options) -> Function:
     return Function(function, function, **options)
 
 
-
 def _on(x: Tensor, values) -> Tensor:
     return Tensor(np.asarray(values), device=x.device)
 
