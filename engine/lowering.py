@@ -447,7 +447,7 @@ def attention_kernel(nodes: list[Node], stored: Callable[[Node], bool], homes: H
 
 
 def scatter_kernel(node: Node, stored: Callable[[Node], bool], homes: Homes) -> tuple[Kernel, list[Node]]:
-    """The Kernel of a scatter-add, and the nodes that it reads. Its operands have been made to lie in memory as Views."""
+    """The Kernel of a scatter-add, and the nodes that it reads. Its operands have been made to lie in memory."""
     values, index = node.src
     (value_base, value_view), (index_base, index_view) = (operand(x, stored, homes) for x in (values, index))
     count, width = prod(index.shape), prod(node.shape[1:])
