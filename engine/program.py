@@ -115,9 +115,9 @@ class Program:
             for node in step.outputs:
                 if node not in self._slots:  # several steps may each compute a part of one value
                     width = node.dtype.itemsize
-                    slot, pieces = self._new_slot(node), plan.slices.get(node, ())
+                    whole, pieces = self._new_slot(node), plan.slices.get(node, ())
                     parts = tuple((self._new_slot(p.node), p.start * width, p.size * width) for p in pieces)
-                    outputs.append((slot, prod(node.shape) * width, parts))
+                    outputs.append((whole, prod(node.shape) * width, parts))
             own = [n for n in step.inputs if last_reader[n] == number and not n.in_memory and n not in retained]
             self.tasks.append(
                 Task(
@@ -179,7 +179,8 @@ class Program:
         for step, executable, backend, slots, outputs, dead in self.tasks:
             for slot, nbytes, pieces in outputs:
                 whole = buffers[slot] = backend.allocate(nbytes)
-                for (part, *_), buffer in zip(pieces, whole.divide([place for _, *place in pieces]), strict=True):
+                parts = whole.divide([(start, size) for _, start, size in pieces])
+                for (part, _, _), buffer in zip(pieces, parts, strict=True):
                     buffers[part] = buffer
             used: list = [buffers[slot] for slot in slots]
             if executable is None:
