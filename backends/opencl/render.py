@@ -14,7 +14,8 @@ along the row are computed once between the passes, the others again in each pas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import prod
 
@@ -26,6 +27,7 @@ from .collapse import collapse
 from .dot import render_dot
 from .functions import compute_type
 from .shapes import Shapes
+from .vectors import VectorWriter, vector_type
 from .writer import Rendered, Writer
 
 
@@ -40,14 +42,17 @@ def render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool = Tru
     kernel = collapse(kernel)
     if kernel.kind == "loop":
         return _loop(kernel, shapes, specialise)
-    row = _Row(Writer(kernel, specialise), shapes)
+    row = _Row(VectorWriter(kernel, specialise), shapes)
     return row.render()
 
 
 def _loop(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
-    w = Writer(kernel, specialise)
+    w = VectorWriter(kernel, specialise)
     rank = len(kernel.shape)
     size, outer = kernel.shape[-1], prod(kernel.shape[:-1])
+    enough = size >= shapes.row_lanes or not specialise
+    if shapes.vectors and enough and w.fits(_live(kernel), shapes.row_lanes, rank - 1):
+        return _vector_loop(w, shapes)
     local = shapes.narrow_group if rank > 1 and size < shapes.narrow else shapes.loop_group
     coords = ["0"] * rank
     coords[-1] = f"i{rank - 1}"
@@ -65,6 +70,57 @@ def _loop(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
     for number, (value, view) in enumerate(kernel.outputs):
         w.store(number, view, coords, names[value])
     return w.finish((size, outer), local)
+
+
+def _vector_loop(w: VectorWriter, shapes: Shapes) -> Rendered:
+    """A loop of which each work-item computes one vector, or what is left over at the end."""
+    kernel, lanes = w.kernel, shapes.row_lanes
+    axis = len(kernel.shape) - 1
+    size, outer = kernel.shape[-1], prod(kernel.shape[:-1])
+    blocks, most = -(-size // lanes), shapes.vector_group
+    if w.specialise:
+        across = min(most, next_power(blocks))
+        down = min(most // across, next_power(outer))
+    else:
+        across = most if axis == 0 or blocks >= most else 4
+        down = most // across
+    coords = ["0"] * (axis + 1)
+    coords[axis] = "first"
+    w.line(f"const {w.index} first = get_global_id(0) * {lanes};")
+    _guard(w, "first", f"n{axis}", size, lanes * across)
+    if axis:
+        w.line(f"const {w.index} outer = get_global_id(1);")
+        _guard(w, "outer", "outer_size", outer, down)
+        w.decode("outer", range(axis), coords, kernel.shape)
+
+    def whole() -> None:
+        names: dict[int, str] = {}
+        with w.vectors(lanes, axis):
+            w.values(_live(kernel), coords, names)
+            for number, (value, view) in enumerate(kernel.outputs):
+                w.store_vector(number, view, coords, value, names)
+
+    def rest() -> None:
+        names: dict[int, str] = {}
+        coords[axis] = f"i{axis}"
+        w.values(_live(kernel), coords, names)
+        for number, (value, view) in enumerate(kernel.outputs):
+            w.store(number, view, coords, names[value])
+
+    if w.specialise and size % lanes == 0:
+        whole()
+    else:
+        n = w.number(f"n{axis}", size)
+        with w.block(f"if (first + {lanes} <= {n})"):
+            whole()
+            w.line("return;")
+        with w.block(f"for ({w.index} i{axis} = first; i{axis} < {n}; i{axis}++)"):
+            rest()
+    return w.finish((blocks, outer), (across, down))
+
+
+def next_power(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
 
 
 def _guard(w: Writer, index: str, name: str, size: int, group: int) -> None:
@@ -88,8 +144,9 @@ def _live(kernel: Kernel) -> list[int]:
 class _Row:
     """Renders one row kernel. Whatever differs between its three shapes is a method of its name."""
 
-    def __init__(self, w: Writer, shapes: Shapes):
+    def __init__(self, w: VectorWriter, shapes: Shapes):
         self.w, self.shapes, self.kernel = w, shapes, w.kernel
+        self.vectors = False
         self.live = _live(self.kernel)
         self.inner, self.stage = self.kernel.inner, self.kernel.stage
         self.passes = max((self.stage[i] for i in self.live), default=0)
@@ -99,6 +156,8 @@ class _Row:
 
     def render(self) -> Rendered:
         column = self._contiguous_outer_axis()
+        axis = self.kernel.reduce_axes[-1] if column is None else column
+        self.vectors = self.shapes.vectors and self.w.fits(self.live, self.shapes.row_lanes, axis)
         if column is not None:
             return self._column(column)
         return self._team() if self.shapes.row_team else self._item()
@@ -162,20 +221,39 @@ class _Row:
         return self.w.code(functions.cast(text, float32, float16)) if dtype == float16 else text
 
     def _accumulate(self, reductions: list[int], accumulator: str) -> None:
-        """At one point of the row: the values that the reductions need, each added to its accumulator."""
-        names = dict(self.names)
-        self.w.values(self._needed([self.kernel.body[i].src[0] for i in reductions]), self.coords, names)
+        """At one point of the row, or a vector of them: what the reductions need, added to their accumulators."""
+        w, names = self.w, dict(self.names)
+        w.values(self._needed([self.kernel.body[i].src[0] for i in reductions]), self.coords, names)
         for i in reductions:
+            op, (source,), _, dtype = self.kernel.body[i]
             element = accumulator.format(i)
-            self.w.line(f"{element} = {self._combine(i, element, names[self.kernel.body[i].src[0]])};")
+            if self._in_vector(i):
+                w.line(f"{element} = {w.combine(op, element, w.vector(source, names), dtype, w.lanes)};")
+            else:
+                w.line(f"{element} = {self._combine(i, element, names[source])};")
+
+    def _in_vector(self, i: int) -> bool:
+        """Whether the accumulator of reduction i is a vector here: of parts of one row, or of columns."""
+        return bool(self.w.lanes) and (self.w.axis in self.kernel.reduce_axes or self.w.varying[i])
+
+    def _start(self, i: int) -> None:
+        """Declare the accumulator of reduction i."""
+        ctype, start = self._accumulator(i)
+        if self._in_vector(i):
+            ctype = vector_type(self.kernel.body[i].dtype, self.w.lanes)
+            start = f"({ctype})({start})"
+        self.w.line(f"{ctype} a{i} = {start};")
 
     def _write(self, outputs: list[int]) -> None:
-        """At one point: the values of `outputs`, stored."""
+        """At one point, or a vector of them: the values of `outputs`, stored."""
         names = dict(self.names)
         self.w.values(self._needed([self.kernel.outputs[n].value for n in outputs]), self.coords, names)
         for n in outputs:
             value, view = self.kernel.outputs[n]
-            self.w.store(n, view, self.coords, names[value])
+            if self.w.lanes:
+                self.w.store_vector(n, view, self.coords, value, names)
+            else:
+                self.w.store(n, view, self.coords, names[value])
 
     def _slow_loops(self, body: Callable[[], None], axes) -> None:
         """Plain loops over `axes`, the last one innermost, around `body`."""
@@ -200,27 +278,68 @@ class _Row:
         w.values(self._between(0), self.coords, self.names)
         for stage in range(1, self.passes + 1):
             reductions = self._reductions(stage)
-            for i in reductions:
-                ctype, start = self._accumulator(i)
-                w.line(f"{ctype} a{i}[{lanes}];")
-                w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {start};")
-            self._lane_loops(lanes, partial(self._accumulate, reductions, "a{}[l]"))
-            for i in reductions:
-                step = self._combine(i, f"a{i}[l]", f"a{i}[l + w]")
-                w.line(f"for (int w = {lanes // 2}; w > 0; w /= 2) for (int l = 0; l < w; l++) a{i}[l] = {step};")
-                w.line(f"const {self._accumulator(i)[0]} v{i} = {self._rounded(i, f'a{i}[0]')};")
-                self.names[i] = f"v{i}"
+            self._sum_vectors(reductions, lanes) if self.vectors else self._sum_lanes(reductions, lanes)
             w.values(self._between(stage), self.coords, self.names)
         for n in self._row_outputs(along=False):
             value, view = self.kernel.outputs[n]
             w.store(n, view, self.coords, self.names[value])
         along = self._row_outputs(along=True)
         if along:
-            self._lane_loops(lanes, lambda: self._write(along))
+            self._lane_loops(lanes, lambda: self._write(along), lambda: self._write(along))
         return w.finish((rows,), (group,))
 
-    def _lane_loops(self, lanes: int, body: Callable[[], None]) -> None:
-        """Loops over the reduced axes, the innermost in blocks of `lanes` and what is left over."""
+    def _sum_lanes(self, reductions: list[int], lanes: int) -> None:
+        """Reductions in an array of accumulators, which a compiler may or may not make a vector."""
+        w = self.w
+        for i in reductions:
+            ctype, start = self._accumulator(i)
+            w.line(f"{ctype} a{i}[{lanes}];")
+            w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {start};")
+        accumulate = partial(self._accumulate, reductions, "a{}[l]")
+        self._lane_loops(lanes, accumulate, accumulate)
+        for i in reductions:
+            step = self._combine(i, f"a{i}[l]", f"a{i}[l + w]")
+            w.line(f"for (int w = {lanes // 2}; w > 0; w /= 2) for (int l = 0; l < w; l++) a{i}[l] = {step};")
+            w.line(f"const {self._accumulator(i)[0]} v{i} = {self._rounded(i, f'a{i}[0]')};")
+            self.names[i] = f"v{i}"
+
+    def _sum_vectors(self, reductions: list[int], lanes: int) -> None:
+        """Reductions in a vector of accumulators: the same sums in the same order."""
+        w, axis = self.w, self.kernel.reduce_axes[-1]
+        with w.vectors(lanes, axis):
+            for i in reductions:
+                self._start(i)
+
+        @contextmanager
+        def rest() -> Iterator[None]:
+            """What is left over goes to single lanes, which lie in memory for that long."""
+            for i in reductions:
+                ctype = self._accumulator(i)[0]
+                w.line(f"{ctype} r{i}[{lanes}] __attribute__((aligned(64)));")
+                w.line(f"*({ctype}{lanes} *)r{i} = a{i};")
+            yield
+            for i in reductions:
+                w.line(f"a{i} = *({self._accumulator(i)[0]}{lanes} *)r{i};")
+
+        self._lane_loops(
+            lanes, partial(self._accumulate, reductions, "a{}"), partial(self._accumulate, reductions, "r{}[l]"), rest
+        )
+        for i in reductions:
+            op, _, _, dtype = self.kernel.body[i]
+            w.line(f"const {self._accumulator(i)[0]} v{i} = {w.across(op, f'a{i}', dtype, lanes)};")
+            self.names[i] = f"v{i}"
+
+    def _lane_loops(
+        self,
+        lanes: int,
+        body: Callable[[], None],
+        single: Callable[[], None],
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Loops over the reduced axes, the innermost in blocks of `lanes` and what is left over, one by one.
+
+        `body` is written for a block as a vector, or lane by lane; `single` for what is left over, inside `around`.
+        """
         w, axis = self.w, self.kernel.reduce_axes[-1]
         size = self.kernel.shape[axis]
         whole, odd = not w.specialise or size >= lanes, not w.specialise or size % lanes != 0
@@ -231,13 +350,20 @@ class _Row:
             w.line(f"{w.index} k = 0;")
             if whole:
                 with w.block(f"for (; k + {lanes} <= {n}; k += {lanes})"):
-                    with w.block(f"for (int l = 0; l < {lanes}; l++)"):
-                        w.line(f"const {w.index} i{axis} = k + l;")
-                        body()
+                    if self.vectors:
+                        self.coords[axis] = "k"
+                        with w.vectors(lanes, axis):
+                            body()
+                        self.coords[axis] = f"i{axis}"
+                    else:
+                        with w.block(f"for (int l = 0; l < {lanes}; l++)"):
+                            w.line(f"const {w.index} i{axis} = k + l;")
+                            body()
             if odd:
-                with w.block(f"for (int l = 0; l < {n} - k; l++)"):
-                    w.line(f"const {w.index} i{axis} = k + l;")
-                    body()
+                with around():
+                    with w.block(f"for (int l = 0; l < {n} - k; l++)"):
+                        w.line(f"const {w.index} i{axis} = k + l;")
+                        single()
 
         with w.block(""):
             self._slow_loops(innermost, self.kernel.reduce_axes[:-1])
@@ -245,7 +371,7 @@ class _Row:
     # -- one work-item a block of columns -------------------------------------------------------------------------
 
     def _column(self, axis: int) -> Rendered:
-        w, lanes = self.w, self.shapes.column_lanes
+        w, lanes = self.w, self.shapes.row_lanes if self.vectors else self.shapes.column_lanes
         size = self.kernel.shape[axis]
         others = [a for a in self.outer if a != axis]
         group = self.shapes.row_group if self.shapes.row_team else 1
@@ -256,13 +382,32 @@ class _Row:
         base = dict(self.names)
         if not w.specialise or size >= lanes:
             with w.block(f"if (first + {lanes} <= {n})"):
-                self._column_body(axis, lanes, str(lanes))
+                self._column_vectors(axis, lanes) if self.vectors else self._column_body(axis, lanes, str(lanes))
         if not w.specialise or size % lanes:
             self.names = base
             with w.block(f"if (first + {lanes} > {n})"):
                 self._column_body(axis, lanes, f"{n} - first")
         others_size = prod(self.kernel.shape[a] for a in others)
         return w.finish((-(-size // lanes), others_size), (group, 1))
+
+    def _column_vectors(self, axis: int, lanes: int) -> None:
+        """A block of columns as one vector."""
+        w = self.w
+        self.coords[axis] = "first"
+        with w.vectors(lanes, axis):
+            w.values(self._between(0), self.coords, self.names)
+            for stage in range(1, self.passes + 1):
+                reductions = self._reductions(stage)
+                for i in reductions:
+                    self._start(i)
+                self._slow_loops(partial(self._accumulate, reductions, "a{}"), self.kernel.reduce_axes)
+                self.names |= {i: f"a{i}" for i in reductions}
+                w.values(self._between(stage), self.coords, self.names)
+            once, along = self._row_outputs(along=False), self._row_outputs(along=True)
+            if once:
+                self._write(once)
+            if along:
+                self._slow_loops(lambda: self._write(along), self.kernel.reduce_axes)
 
     def _column_body(self, axis: int, lanes: int, bound: str) -> None:
         w = self.w
