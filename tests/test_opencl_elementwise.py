@@ -117,6 +117,38 @@ def test_functions_of_floats_are_within_four_ulp(backend):
     batch.run()
 
 
+def test_single_precision_functions_keep_their_stated_errors(backend):
+    """Against float64, in whole vectors and in what is left over, over all magnitudes."""
+    from clgrad.backends.opencl.single import MEASURED_ULP
+
+    rng = np.random.default_rng(5)
+    x = np.concatenate([rng.normal(size=100000) * 3, 10.0 ** rng.uniform(-37, 38, 50000), np.linspace(-1, 2, 50001)])
+    x = np.concatenate([x, -(10.0 ** rng.uniform(-37, 2, 50000)), 1 + rng.normal(size=50000) * 1e-4]).astype("f4")
+    body = Body(x.shape)
+    loaded = body.load(x)
+    values = [body.add(op, loaded) for op in MEASURED_ULP]
+    wide = x.astype("f8")
+    exact = [quiet(UNARY[op], wide) for op in MEASURED_ULP]
+    checks = [exact_within(e, ulp) for e, ulp in zip(exact, MEASURED_ULP.values())]
+    wants = [quiet(e.astype, "f4") for e in exact]
+    batch = Batch(backend)
+    batch.add(body.kernel("loop", values), body.arrays, wants, checks, list(MEASURED_ULP))
+    batch.run_both()
+
+
+def exact_within(exact, ulp):
+    """A check of float32 results against float64 ones, where those are normal float32 numbers."""
+
+    def check(result, want, message=""):
+        normal = np.isfinite(want) & (np.abs(want) >= np.finfo("f4").tiny)
+        assert np.array_equal(np.isnan(result), np.isnan(want)), message
+        assert np.array_equal(result[np.isinf(want)], want[np.isinf(want)]), message
+        error = np.abs(result[normal].astype("f8") - exact[normal]) / np.spacing(np.abs(want[normal])).astype("f8")
+        assert error.max() <= ulp, (message.split("\n")[0], error.max(), exact[normal][error.argmax()])
+
+    return check
+
+
 def cast_reference(x, target):
     if target.kind == "b":
         return x != 0
