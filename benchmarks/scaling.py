@@ -109,10 +109,11 @@ def plot(path: str, report: dict[str, Any]) -> None:
             panel.loglog(found["amounts"], [1e3 * s[name] for s in found["seconds"]], marker="o", label=name)
         panel.set_xticks(found["amounts"], [str(n) for n in found["amounts"]])
         panel.minorticks_off()
-        panel.set(xlabel=axis, ylabel="ms a step")
+        panel.set_xlabel(axis)
         panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("ms a step")
     panels[0][0].legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def main(arguments: list[str] | None = None) -> None:
