@@ -157,7 +157,8 @@ class _Row:
     def render(self) -> Rendered:
         column = self._contiguous_outer_axis()
         axis = self.kernel.reduce_axes[-1] if column is None else column
-        self.vectors = self.shapes.vectors and self.w.fits(self.live, self.shapes.row_lanes, axis)
+        enough = self.kernel.shape[axis] >= self.shapes.row_lanes or not self.w.specialise
+        self.vectors = self.shapes.vectors and enough and self.w.fits(self.live, self.shapes.row_lanes, axis)
         if column is not None:
             return self._column(column)
         return self._team() if self.shapes.row_team else self._item()

@@ -47,8 +47,9 @@ class Shapes:
 TABLE = {
     "cpu": Shapes(dot_tile=(256, 384)),
     "gpu": Shapes(
-        loop_group=(128, 1), vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128, dot_vector=4, dot_outer=(4, 4),
-        dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8), scatter_lanes=1, scatter_parts=256,
+        loop_group=(128, 1), vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128,
+        dot_vector=4, dot_outer=(4, 4), dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8),
+        scatter_lanes=1, scatter_parts=256,
         attention_lanes=1, attention_step=4, attention_block=16, attention_group=64,
     ),
 }  # fmt: skip

@@ -57,7 +57,7 @@ def vector_type(dtype: DType, lanes: int) -> str:
 
 def widened(code: str, dtype: DType, lanes: int) -> str:
     """A scalar in every lane."""
-    return f"({vector_type(dtype, lanes)})({'-(int)' * (dtype == bool_)}({code}))"
+    return f"({vector_type(dtype, lanes)})({f'-(int)({code})' if dtype == bool_ else code})"
 
 
 def operation(op: str, operands: Sequence[str], dtype: DType, operand_dtype: DType, lanes: int) -> Text | None:
@@ -244,10 +244,10 @@ class VectorWriter(Writer):
 
     def across(self, op: str, name: str, dtype: DType, lanes: int) -> str:
         """The reduction of a vector's lanes, halving it each time."""
+        part = name
         while lanes > 2:
             lanes //= 2
-            half = f"{name}_{lanes}"
-            text = self.combine(op, f"{name}.lo", f"{name}.hi", dtype, lanes)
-            self.line(f"const {compute_type(dtype)}{lanes} {half} = {text};")
-            name = half
-        return self.code(functions.combine(op, f"{name}.lo", f"{name}.hi", dtype))
+            text = self.combine(op, f"{part}.lo", f"{part}.hi", dtype, lanes)
+            part = f"{name}_{lanes}"
+            self.line(f"const {compute_type(dtype)}{lanes} {part} = {text};")
+        return self.code(functions.combine(op, f"{part}.lo", f"{part}.hi", dtype))
