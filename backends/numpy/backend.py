@@ -7,10 +7,11 @@ that all its temporaries stay in the processor's cache.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import platform
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -21,23 +22,75 @@ from . import runtime
 from .render import render
 
 
+def _quiet_context() -> Optional[contextvars.Context]:
+    """A context in which NumPy says nothing of overflow and the like; before NumPy 2 that was not the context's."""
+    if int(np.__version__.split(".")[0]) < 2:
+        return None
+    context = contextvars.Context()
+    context.run(np.seterr, all="ignore")
+    return context
+
+
+_QUIET = _quiet_context()
+
+
 class NumpyExecutable(Executable):
-    """The function `source` defines, and how to make its arguments from buffers."""
+    """The functions that `source` defines, and how to make their arguments from buffers."""
 
     def __init__(self, kernel: Kernel):
-        self.source, self._function, self._arguments = render(kernel)
+        self.rendered = render(kernel)
+        self.source = self.rendered.source
 
     def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
-        function = self._function
-        arrays = [argument(buffers) for argument in self._arguments]
+        calls = self._calls(buffers)
         counters = buffers[-1].backend.counters
+        quietly = _quietly()
+
+        def launch_one() -> None:
+            counters.kernels += 1
+            quietly(function, *arguments)
 
         def launch() -> None:
             counters.kernels += 1
-            with np.errstate(all="ignore"):
-                function(*arrays)
+            quietly(_run, calls)
 
-        return launch
+        if len(calls) > 1:
+            return launch
+        ((function, arguments),) = calls
+        return launch_one
+
+    def _calls(self, buffers: Sequence[Buffer]) -> list[tuple[Callable[..., None], list[Any]]]:
+        """What a launch does: each function with its arguments, "block" once for each block."""
+        _, sections, arguments, rows, step = self.rendered
+        values = {name: argument.make(buffers) for name, argument in arguments.items()}
+        calls: list[tuple[Callable[..., None], list[Any]]] = []
+        for function, names in sections:
+            if function.__name__ == "block":
+                own = [(arguments[name], values[name]) for name in names]
+                for i in range(0, rows, step):
+                    j = min(i + step, rows)
+                    calls.append((function, [argument.part(value, i, j) for argument, value in own]))
+            else:
+                calls.append((function, [values[name] for name in names]))
+        return calls
+
+
+def _run(calls: list[tuple[Callable[..., None], list[Any]]]) -> None:
+    for function, arguments in calls:
+        function(*arguments)
+
+
+def _loudly(function: Callable[..., None], *arguments: Any) -> None:
+    with np.errstate(all="ignore"):
+        function(*arguments)
+
+
+def _quietly() -> Callable[..., None]:
+    """Calls a function with its arguments, while NumPy keeps quiet about overflow and the like.
+
+    Entering a context costs a tenth of entering np.errstate. Each launch has its own: none is entered twice.
+    """
+    return _QUIET.copy().run if _QUIET is not None else _loudly
 
 
 class NumpyBackend(Backend):

@@ -33,7 +33,8 @@ def scratch(slot: int, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     nbytes = prod(shape) * dtype.itemsize
     memory = _scratch.get(slot)
     if memory is None or memory.nbytes < nbytes:
-        memory = _scratch[slot] = aligned(max(nbytes, ALIGNMENT))
+        # Kernels keep what they were bound to, so a slot had better not grow often; pages never touched cost nothing.
+        memory = _scratch[slot] = aligned(1 << max(20, (nbytes - 1).bit_length()))
     return memory[:nbytes].view(dtype).reshape(shape)
 
 
@@ -51,12 +52,17 @@ def _reduce(ufunc: np.ufunc):
     return reduce
 
 
-def dot(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """a @ b; half precision through float32, as a device without half arithmetic does."""
-    if out.dtype == np.float16:
-        np.copyto(out, np.matmul(a.astype(np.float32), b.astype(np.float32)), casting="same_kind")
-    else:
-        np.matmul(a, b, out=out)
+def half_matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """a @ b of half precision, through float32, as a device without half arithmetic does."""
+    np.copyto(out, np.matmul(a.astype(np.float32), b.astype(np.float32)), casting="same_kind")
+
+
+def sum_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out = sum(a * b) along the last axis, which stays, with length 1."""
+    if hasattr(np, "vecdot"):
+        np.vecdot(a, b, out, keepdims=True)
+    else:  # before NumPy 2
+        np.einsum("...i,...i->...", a, b, out=out[..., 0])
 
 
 def blas_reads(view: View) -> bool:
@@ -171,7 +177,9 @@ NAMES: dict[str, Any] = {
     "copyto": np.copyto,
     "broadcast_to": np.broadcast_to,
     "array": np.ascontiguousarray,
-    "dot": dot,
+    "matmul": np.matmul,
+    "half_matmul": half_matmul,
+    "sum_product": sum_product,
     "number": number,
     "load_masked": load_masked,
     "random_bits": random_bits,
