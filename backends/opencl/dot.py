@@ -24,7 +24,8 @@ from . import functions
 from .functions import compute_type
 from .panels import Panels
 from .shapes import Shapes
-from .writer import Rendered, Writer
+from .vectors import VectorWriter
+from .writer import Rendered
 
 # Fused multiply-adds, in the loops over k alone: `fma` itself is a slow call on PoCL 3.0.
 FEW = 8  # rows or columns for which panels are not worth packing
@@ -41,7 +42,7 @@ def _next_power(n: int) -> int:
 
 class Dot:
     def __init__(self, kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool):
-        self.w = Writer(kernel, specialise)
+        self.w = VectorWriter(kernel, specialise)
         self.kernel, self.shapes, self.aligned = kernel, shapes, aligned
         self.dot = next(i for i, instr in enumerate(kernel.body) if instr.op == "dot")
         self.left_slot, self.left, self.right_slot, self.right = kernel.body[self.dot].arg
@@ -113,27 +114,29 @@ class Dot:
         group = self.shapes.dot_group
         return min(group[0], _next_power(across)), min(group[1], _next_power(down))
 
-    def finish_row(self, value: str, columns: str, most: int) -> None:
-        """The elementwise rest of the body for `columns` elements, at most `most`, of row m from column n0 on.
+    def finish_row(self, sums: str, columns: str, whole: bool) -> None:
+        """The elementwise rest of the body for `columns` elements of row m from column n0 on.
 
-        `value` is the product at column n0 + l. All are computed before any is stored: a loop that reads and writes
-        memory which might overlap is one that compilers do not vectorise.
+        The products are at the pointer `sums`, on a vector's boundary; `whole`: the columns are a whole number of
+        vectors.
         """
-        w, outputs = self.w, self.kernel.outputs
-        coords, names = [*self.coords[:-2], "m", "n"], {}
-        for number, (out, _) in enumerate(outputs):
-            w.line(f"{compute_type(self.kernel.body[out].dtype)} out{number}[{most}];")
-        with w.block(f"for (int l = 0; l < {columns}; l++)"):
-            w.line(f"const {w.index} n = n0 + l;")
-            w.line(f"const {self.ctype} v{self.dot} = {value};")
-            names[self.dot] = f"v{self.dot}"
-            w.values(self._live(), coords, names)
-            for number, (out, _) in enumerate(outputs):
-                w.line(f"out{number}[l] = {names[out]};")
-        for number, (_, view) in enumerate(outputs):
-            with w.block(f"for (int l = 0; l < {columns}; l++)"):
+        w, lanes, live = self.w, self.vector(), self._live()
+        coords = [*self.coords[:-2], "m", "n"]
+        vectors = self.shapes.vectors and self.dtype == float32 and w.fits(live, lanes, len(coords) - 1)
+        w.line("int l = 0;")
+        if vectors:
+            with w.block(f"for (; l + {lanes} <= {columns}; l += {lanes})"), w.vectors(lanes, len(coords) - 1):
                 w.line(f"const {w.index} n = n0 + l;")
-                w.store(number, view, coords, f"out{number}[l]")
+                vector = f"{self.ctype}{lanes}"
+                w.line(f"const {vector} v{self.dot} = *(__local const {vector} *)({sums} + l);")
+                names = {self.dot: f"v{self.dot}"}
+                w.values(live, coords, names)
+                for number, (out, view) in enumerate(self.kernel.outputs):
+                    w.store_vector(number, view, coords, out, names)
+        if not (vectors and whole):
+            with w.block(f"for (; l < {columns}; l++)"):
+                w.line(f"const {w.index} n = n0 + l;")
+                self._epilogue(f"{sums}[l]", "m", "n")
 
     def _epilogue(self, value: str, m: str, n: str) -> None:
         """The elementwise rest of the body at one element, then its stores."""

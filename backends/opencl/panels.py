@@ -9,7 +9,7 @@ tile of the result, a slice of K at a time:
             that is contiguous along M and too large for the cache is packed in the same way
     block   for each panel, which now lies in the first-level cache, and each `block[0]` rows: every scalar of the left
             column times the vectors of the panel's row, added to vectors of which there are as many as registers
-    rest    after the last slice, the elementwise rest of the body, a row of a block at a time
+    rest    after the last slice, the elementwise rest of the body, a row of the tile at a time
 
 The products of one element are added in the order of K whatever the tile, so tiles may follow the device.
 """
@@ -67,7 +67,6 @@ class Panels:
         self.tile = tile_of(dot.m, dot.n, prod(dot.batch), block, self.most, dot.shapes.dot_tiles, self.left_k == 1)
         self.slice = dot.shapes.dot_slice
         large = dot.k * abs(self.left_k) >= dot.shapes.dot_pack_from
-        self.one_slice = self.w.specialise and dot.k <= self.slice
         self.pack_left = self.left_k != 1 and self.left_m == 1 and large
 
     def render(self) -> Rendered:
@@ -82,8 +81,7 @@ class Panels:
         w.line(f"const {w.index} right = {dot.base('right', dot.right)};")
         most_m, most_n = self.tile if w.specialise else self.most
         w.line(f"__local {self.type} panels[{self.slice * most_n // self.lanes}];")
-        held = self.rows * self.columns if self.one_slice else most_m * most_n
-        w.line(f"__local {self.type} tile[{held // self.lanes}];")
+        w.line(f"__local {self.type} tile[{most_m * most_n // self.lanes}];")
         if self.pack_left:
             w.line(f"__local {dot.ctype} blocks[{self.slice * most_m}];")
         with w.block(f"for ({w.index} first_k = 0; first_k < {k}; first_k += {self.slice})"):
@@ -95,8 +93,7 @@ class Panels:
                 w.line(f"__local const {self.type} *panel = panels + c * {self.slice // self.lanes};")
                 with w.block(f"for (int r = 0; r < tile_rows; r += {self.rows})"):
                     self._block()
-                    with w.block("" if self.one_slice else f"if (first_k + count == {k})"):
-                        self._rest()
+        self._rest()
         across, down = -(-dot.n // self.tile[1]), -(-dot.m // self.tile[0])
         return w.finish((across, down, prod(dot.batch)), (1, 1, 1), wide_vectors=True)
 
@@ -171,16 +168,6 @@ class Panels:
 
     # -- computing ------------------------------------------------------------------------------------------------
 
-    def _tile_at(self, part: int) -> tuple[str, str]:
-        """Where the block starts in the tile and the distance between its rows, in units of `part` elements.
-
-        A result that takes one slice is not kept: then there is one block of memory for all.
-        """
-        if self.one_slice:
-            return "0", str(self.columns // part)
-        step = str(self.tile[1] // part) if self.w.specialise else f"(tile_n / {part})"
-        return f"r * {step} + c / {part}", step
-
     def _block(self) -> None:
         """A block of rows times the panel, added to what the tile holds from earlier slices."""
         dot, w = self.dot, self.w
@@ -192,15 +179,14 @@ class Panels:
                 row = f"r + {i}" if self._whole_rows() else f"min(r + {i}, tile_rows - 1)"
                 start = f"left + (first_m + {row}) * {step_m} + first_k * {step_k}"
                 w.line(f"const {w.index} a{i} = {start};")
-        at, step = self._tile_at(self.lanes)
-        w.line(f"__local {self.type} *at = tile + {at};")
+        step = f"({w.number('tile_n', self.tile[1])} / {self.lanes})"
+        w.line(f"__local {self.type} *at = tile + r * {step} + c / {self.lanes};")
         sums = [[f"s{i}_{j}" for j in range(self.parts)] for i in range(self.rows)]
         places = [[f"at[{i} * {step} + {j}]" for j in range(self.parts)] for i in range(self.rows)]
         w.line(f"{self.type} {', '.join(f'{name} = 0' for row in sums for name in row)};")
-        if not self.one_slice:
-            with w.block("if (first_k > 0)"):
-                for i in range(self.rows):
-                    w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
+        with w.block("if (first_k > 0)"):
+            for i in range(self.rows):
+                w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
         with w.block("for (int k = 0; k < count; k++)"):
             w.line("#pragma OPENCL FP_CONTRACT ON")
             for j in range(self.parts):
@@ -216,12 +202,11 @@ class Panels:
             w.line(" ".join(f"{p} = {s};" for s, p in zip(sums[i], places[i])))
 
     def _rest(self) -> None:
+        """A loop of its own: compilers keep its constants in registers throughout, which the blocks need."""
         dot, w = self.dot, self.w
-        whole_n = w.specialise and dot.n % self.columns == 0
-        columns = str(self.columns) if whole_n else f"min({self.columns}, tile_columns - c)"
-        bound = "" if self._whole_rows() else " && r + i < tile_rows"
-        with w.block(f"for (int i = 0; i < {self.rows}{bound}; i++)"):
-            w.line(f"const {w.index} m = first_m + r + i, n0 = first_n + c;")
-            at, step = self._tile_at(1)
-            w.line(f"__local const {dot.ctype} *sums = (__local const {dot.ctype} *)tile + {at} + i * {step};")
-            dot.finish_row("sums[l]", columns, self.columns)
+        tile_n = w.number("tile_n", self.tile[1])
+        whole = w.specialise and dot.n % self.tile[1] == 0
+        with w.block("for (int r = 0; r < tile_rows; r++)"):
+            w.line(f"const {w.index} m = first_m + r, n0 = first_n;")
+            w.line(f"__local const {dot.ctype} *sums = (__local const {dot.ctype} *)tile + r * {tile_n};")
+            dot.finish_row("sums", tile_n if whole else "tile_columns", whole)
