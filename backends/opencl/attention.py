@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 
-from ..dtypes import float16, float32, is_bool
+from ..dtypes import float16, float32, float64, is_bool
 from ..kernel import Kernel
 from ..view import View
 from . import functions
@@ -59,13 +59,19 @@ class _Attention:
                 flat = View(view.shape[:-2], view.strides[:-2], view.offset)
                 w.line(f"const {w.index} {prefix}{name} = {w.position(f'{prefix}{name}', flat, coords[:-2])};")
         parts = []
+        whole = self._whole_heads()
         if "grad" not in self.operands:
             parts.append(("queries", self.queries, self._forward))
-        if "query" in self.results:
+        if "query" in self.results and not whole:
             parts.append(("queries", self.queries, self._query_gradient))
         if "key" in self.results or "value" in self.results:
             parts.append(("keys", self.keys, self._key_gradient))
         blocks = 0
+        if whole:
+            self._hold("keys", self.keys)
+            with w.block(f"for ({w.index} own = 0; own < {self.own_rows}; own += {self.lanes})"):
+                self._key_gradient()
+            return w.finish((1, prod(self.batch)), (1, 1), wide_vectors=True)
         for name, rows, write in parts:
             self._hold(name, rows)
             count = -(-rows // self.lanes)
@@ -74,44 +80,52 @@ class _Attention:
                 w.line(f"const {w.index} own = part * {self.lanes};")
                 write()
             w.line(f"part -= {w.number(f'{name}_blocks', count)};")
-        return w.finish((blocks, prod(self.batch)), (self.shapes.attention_group, 1))
+        return w.finish((blocks, prod(self.batch)), (self.shapes.attention_group, 1), wide_vectors=True)
+
+    def _whole_heads(self) -> bool:
+        """Whether a work-item computes all gradients of a head: then no score is computed twice."""
+        enough = prod(self.batch) >= self.shapes.attention_heads and {"query", "key"} <= set(self.results)
+        plain = enough and self.operands["k"][1].strides[-1] == self.results["query"][1].strides[-1] == 1
+        return plain and self.kernel.inputs[0] != float16  # in which sums would be rounded again and again
 
     # -- pieces ---------------------------------------------------------------------------------------------------
 
     def _hold(self, name: str, rows: int) -> None:
-        """The rows that work-items hold from now on, as lanes."""
+        """The rows that work-items hold from now on, as lanes: vectors number 0, 1, ... of `vector` lanes each."""
         self.lanes = min(self.shapes.attention_lanes, 1 << (rows - 1).bit_length())
         self.vector = min(self.shapes.dot_vector if self.dtype == float32 else 8, self.lanes)
-        self.vtype = self.ctype + (str(self.vector) if self.vector > 1 else "")
+        self.parts = range(self.lanes // self.vector)
+        self.width_text = str(self.vector) if self.vector > 1 else ""
+        self.vtype = self.ctype + self.width_text
         self.own_rows = self.w.number(name, rows)
         self.keys_held = name == "keys"
 
-    @contextmanager
-    def _lanes(self, rows: str = "") -> Iterator[None]:
-        """For each lane l, or for each lane l of each row j < `rows`."""
-        w = self.w
-        lane = f"for (int l = 0; l < {self.lanes}; l++)"
-        if not rows:
-            with w.block(lane):
-                yield
-            return
-        with w.block(f"for (int j = 0; j < {rows}; j++)"), w.block(lane):
-            yield
-
-    def _array(self, name: str, rows: int = 1, start: str = "") -> None:
-        """An array of `rows` rows of lanes."""
+    def _array(self, name: str, rows: int, start: str = "") -> None:
+        """An array with a row of lanes for each of `rows`."""
         size = rows * self.lanes
         self.w.line(f"{self.ctype} {name}[{size}] __attribute__((aligned(128)));")
         if start:
             self.w.line(f"for (int i = 0; i < {size}; i++) {name}[i] = {start};")
 
-    def _vectors(self, array: str, row: str) -> list[str]:
-        """The vectors that make up a row of an array."""
-        starts = [f"{array} + ({row}) * {self.lanes} + {at}" for at in range(0, self.lanes, self.vector)]
-        return [f"*({self.vtype} *)({start})" for start in starts]
+    def _at(self, array: str, row: str, part: int) -> str:
+        """One of the vectors that make up a row of an array."""
+        return f"*({self.vtype} *)({array} + ({row}) * {self.lanes} + {part * self.vector})"
 
-    def _exp(self, x: str) -> str:
-        return self.w.code(functions.elementwise("exp", [x], self.dtype, self.dtype))
+    def _row_of_lanes(self, array: str, row: str) -> list[str]:
+        return [self._at(array, row, part) for part in self.parts]
+
+    def _all(self, value: str) -> str:
+        return f"({self.vtype})({value})"
+
+    def _exp(self, name: str, x: str) -> None:
+        """Declare the vector `name` = exp(x), 0 where it would be no normal number: those are a hundred times slower."""
+        function, least = "exp", self._all("-700.0" if self.dtype == float64 else "-86.0f")
+        if self.dtype == float32:
+            function = f"exp_single{self.width_text}"
+            self.w.helpers.add((function, float32))
+        self.w.line(f"const {self.vtype} {name}_of = {x};")
+        power = f"{function}({name}_of < {least} ? {least} : {name}_of)"
+        self.w.line(f"const {self.vtype} {name} = {name}_of < {least} ? {self._all('0')} : {power};")
 
     def _row(self, name: str, row: str) -> str:
         """The address of a row of an operand."""
@@ -128,30 +142,25 @@ class _Attention:
             column = f"({column}) * {self.w.number(f'{name}_right', view.strides[-1])}"
         return f"vload_half({column}, {pointer})" if self.kernel.inputs[slot] == float16 else f"{pointer}[{column}]"
 
-    def _write(self, name: str, row: str, column: str, value: str) -> None:
-        """Store an element of a result."""
-        number, view = self.results[name]
-        down, right = (self.w.number(f"to_{name}_{axis}", view.strides[i]) for axis, i in (("down", -2), ("right", -1)))
-        at = f"to_{name} + ({row}) * {down} + ({column}) * {right}"
-        half = self.kernel.output_dtypes[number] == float16
-        self.w.line(f"vstore_half_rte({value}, {at}, y{number});" if half else f"y{number}[{at}] = {value};")
-
     def _load(self, array: str, name: str, width: int, factor: str = "") -> None:
-        """Lay the own rows of an operand out with a row of lanes for each column; 0 beyond the last."""
+        """Lay the own rows of an operand out with a row of lanes for each column; rows beyond the last repeat it."""
         w = self.w
         self._array(array, width)
-        with self._lanes():
+        with w.block(f"for (int l = 0; l < {self.lanes}; l++)"):
             w.line(f"{self._pointer(name)}row = {self._row(name, f'min(own + l, {self.own_rows} - 1)')};")
             value = self._read(name, "row", "d") + factor
             w.line(f"for (int d = 0; d < {width}; d++) {array}[d * {self.lanes} + l] = {value};")
 
-    def _store(self, name: str, width: int, value: str) -> None:
-        """Write the own rows of a result; `value` is that of lane l, column d."""
+    def _store(self, name: str, array: str, width: int) -> None:
+        """Write the own rows of a result from an array."""
         w = self.w
-        with self._lanes():
-            w.line(f"if (own + l >= {self.own_rows}) break;")
+        number, view = self.results[name]
+        down, right = (self.w.number(f"to_{name}_{axis}", view.strides[i]) for axis, i in (("down", -2), ("right", -1)))
+        with w.block(f"for (int l = 0; l < {self.lanes} && own + l < {self.own_rows}; l++)"):
             with w.block(f"for (int d = 0; d < {width}; d++)"):
-                self._write(name, "own + l", "d", value)
+                at, value = f"to_{name} + (own + l) * {down} + d * {right}", f"{array}[d * {self.lanes} + l]"
+                half = self.kernel.output_dtypes[number] == float16
+                w.line(f"vstore_half_rte({value}, {at}, y{number});" if half else f"y{number}[{at}] = {value};")
 
     def _scores(self, out: str, name: str, own: str, width: int) -> None:
         """out[j][l] = sum_d other[j][d] own[d][l] over the block; `name` is the operand whose rows are the others."""
@@ -160,18 +169,18 @@ class _Attention:
             for t in rows:
                 row = self._row(name, f"first + min(j + {t}, count - 1)")
                 w.line(f"{self._pointer(name)}r{t} = {row};")
-            sums = [[f"s{t}_{p}" for p in range(self.lanes // self.vector)] for t in rows]
+            sums = [[f"s{t}_{p}" for p in self.parts] for t in rows]
             w.line(f"{self.vtype} {', '.join(f'{s} = 0' for row in sums for s in row)};")
             with w.block(f"for (int d = 0; d < {width}; d++)"):
                 w.line(CONTRACT)
-                for p, vector in enumerate(self._vectors(own, "d")):
+                for p, vector in enumerate(self._row_of_lanes(own, "d")):
                     w.line(f"const {self.vtype} x{p}_ = {vector};")
                 for t in rows:
-                    w.line(f"const {self.vtype} c{t} = ({self.vtype})({self._read(name, f'r{t}', 'd')});")
+                    w.line(f"const {self.vtype} c{t} = {self._all(self._read(name, f'r{t}', 'd'))};")
                     for p, s in enumerate(sums[t]):
                         w.line(f"{s} = c{t} * x{p}_ + {s};")
             for t in rows:
-                for vector, s in zip(self._vectors(out, f"j + {t}"), sums[t], strict=True):
+                for vector, s in zip(self._row_of_lanes(out, f"j + {t}"), sums[t], strict=True):
                     w.line(f"{vector} = {s};")
 
     def _gather_up(self, result: str, weights: str, name: str, width: int) -> None:
@@ -186,40 +195,88 @@ class _Attention:
 
     def _gather_columns(self, result: str, weights: str, name: str, column: str, columns: int) -> None:
         w = self.w
-        sums = [[f"s{t}_{p}" for p in range(self.lanes // self.vector)] for t in range(columns)]
-        places = [self._vectors(result, f"{column} + {t}") for t in range(columns)]
+        sums = [[f"s{t}_{p}" for p in self.parts] for t in range(columns)]
+        places = [self._row_of_lanes(result, f"{column} + {t}") for t in range(columns)]
         for row, vectors in zip(sums, places, strict=True):
             for s, vector in zip(row, vectors, strict=True):
                 w.line(f"{self.vtype} {s} = {vector};")
         with w.block("for (int j = 0; j < count; j++)"):
             w.line(CONTRACT)
             w.line(f"{self._pointer(name)}row = {self._row(name, 'first + j')};")
-            for p, vector in enumerate(self._vectors(weights, "j")):
+            for p, vector in enumerate(self._row_of_lanes(weights, "j")):
                 w.line(f"const {self.vtype} w{p} = {vector};")
             for t, row in enumerate(sums):
-                w.line(f"const {self.vtype} c{t} = ({self.vtype})({self._read(name, 'row', f'{column} + {t}')});")
+                w.line(f"const {self.vtype} c{t} = {self._all(self._read(name, 'row', f'{column} + {t}'))};")
                 for p, s in enumerate(row):
                     w.line(f"{s} = c{t} * w{p} + {s};")
         for row, vectors in zip(sums, places, strict=True):
             for s, vector in zip(row, vectors, strict=True):
                 w.line(f"{vector} = {s};")
 
+    def _add_rows(self, result: str, weights: str, name: str, width: int) -> None:
+        """result[j][d] += sum_l weights[j][l] own[l][d], where result and own rows lie; the first own rows begin it."""
+        w = self.w
+        number, slot = self.results[result][0], self.operands[name][0]
+        vector = next(v for v in (16, 8, 4, 2, 1) if width % v == 0 and v <= self.shapes.dot_vector)
+        ctype = self.ctype
+        if vector > 1:
+            w.helpers.add((f"unaligned{vector}", self.dtype))
+            ctype = f"{self.ctype}{vector}_at"
+        down = w.number(f"to_{result}_down", self.results[result][1].strides[-2])
+        w.line(f"const int held = (int)min(({w.index}){self.lanes}, {self.own_rows} - own);")
+        across = [range(at, min(at + 2 * vector, width), vector) for at in range(0, width, 2 * vector)]
+        for columns in across:
+            with w.block(f"for (int j = 0; j < count; j += {self.step})"):
+                sums = [[f"s{t}_{d}" for d in columns] for t in range(self.step)]
+                places = []
+                for t, row in enumerate(sums):
+                    w.line(
+                        f"__global {self.ctype} *to{t} = y{number} + to_{result} + (first + min(j + {t}, count - 1)) * {down};"
+                    )
+                    places.append([f"*(__global {ctype} *)(to{t} + {d})" for d in columns])
+                    for s, place in zip(row, places[t], strict=True):
+                        w.line(f"{ctype} {s} = 0;")
+                        w.line(f"if (own) {s} = {place};")
+                with w.block("for (int l = 0; l < held; l++)"):
+                    w.line(CONTRACT)
+                    w.line(f"{self._pointer(name)}row = {self._row(name, 'own + l')};")
+                    for d in columns:
+                        w.line(f"const {ctype} x{d}_ = *(__global const {ctype} *)(row + {d});")
+                    for t, row in enumerate(sums):
+                        w.line(f"const {ctype} c{t} = ({ctype})({weights}[(j + {t}) * {self.lanes} + l]);")
+                        for d, s in zip(columns, row, strict=True):
+                            w.line(f"{s} = c{t} * x{d}_ + {s};")
+                for t, row in enumerate(sums):
+                    for s, place in zip(row, places[t], strict=True):
+                        w.line(f"if (j + {t} < count) {place} = {s};")
+
     def _hide(self, scores: str) -> None:
         """Apply the mask, and causality, to a block of scores."""
         w = self.w
-        place = f"{scores}[j * {self.lanes} + l]"
-        row, column = ("first + j", "own + l") if self.keys_held else ("own + l", "first + j")
+        places = self._row_of_lanes(scores, "j")
+        infinity = self._all("-INFINITY")
         if "mask" in self.operands:
-            with self._lanes("count"):
+            with w.block("for (int j = 0; j < count; j++)"):
                 held = f"min(own + l, {self.own_rows} - 1)"
-                at = (row, held) if self.keys_held else (held, column)
-                value = self._read("mask", f"({self._row('mask', at[0])})", at[1])
+                row, column = ("first + j", held) if self.keys_held else (held, "first + j")
+                value = self._read("mask", f"({self._row('mask', row)})", column)
                 bool_mask = is_bool(self.kernel.inputs[self.operands["mask"][0]])
-                w.line(f"{place} = {f'{value} ? {place} : -INFINITY' if bool_mask else f'{place} + {value}'};")
+                self._array("mask_row", 1)
+                value = f"{value} ? INFINITY : -INFINITY" if bool_mask else value
+                w.line(f"for (int l = 0; l < {self.lanes}; l++) mask_row[l] = {value};")
+                for place, limit in zip(places, self._row_of_lanes("mask_row", "0"), strict=True):
+                    w.line(
+                        f"{place} = {f'{place} > {limit} ? {limit} : {place}' if bool_mask else f'{place} + {limit}'};"
+                    )
         if self.attention.causal:
             reached = f"first < own + {self.lanes}" if self.keys_held else "first + count > own"
-            with w.block(f"if ({reached})"), self._lanes("count"):
-                w.line(f"{place} = {column} > {row} ? -INFINITY : {place};")
+            itype = "int" if self.dtype == float32 else "long"
+            with w.block(f"if ({reached})"), w.block("for (int j = 0; j < count; j++)"):
+                w.line(f"const {itype}{self.width_text} ahead = first + j - own;")
+                for part, place in enumerate(places):
+                    numbers = ", ".join(str(part * self.vector + lane) for lane in range(self.vector))
+                    hidden = f"({itype}{self.width_text})({numbers}) {'>' if self.keys_held else '<'} ahead"
+                    w.line(f"{place} = {hidden} ? {infinity} : {place};")
 
     @contextmanager
     def _blocks(self, others: str, rows: int) -> Iterator[None]:
@@ -238,46 +295,55 @@ class _Attention:
 
     def _forward(self) -> None:
         """For every query the sum of exp(score - top) and of that times the values, with `top` the largest yet."""
-        w, n = self.w, self.lanes
+        w, infinity = self.w, self._all("-INFINITY")
         self._load("own_q", "q", self.width, f" * {self._scale()}")
-        for name, rows, start in (("top", 1, "-INFINITY"), ("total", 1, "0"), ("sum", self.value_width, "0")):
-            self._array(name, rows, start)
-        for name, rows in (("less", 1), ("shrink", 1), ("s", self.block)):
-            self._array(name, rows)
+        self._array("s", self.block)
+        self._array("sum", self.value_width, "0")
+        for p in self.parts:
+            w.line(f"{self.vtype} top{p} = {infinity}, total{p} = 0;")
         with self._blocks("keys", self.keys):
             self._scores("s", "k", "own_q", self.width)
             self._hide("s")
-            w.line(f"for (int l = 0; l < {n}; l++) less[l] = top[l];")
-            with self._lanes("count"):
-                w.line(f"less[l] = s[j * {n} + l] > less[l] ? s[j * {n} + l] : less[l];")
-            with self._lanes():
-                w.line(f"const {self.ctype} before = top[l];")
-                w.line("top[l] = less[l];")
-                w.line("less[l] = less[l] == -INFINITY ? 0 : less[l];")  # nothing seen yet: all its terms are 0
-                w.line(f"shrink[l] = {self._exp('before - less[l]')};")
-                w.line("total[l] *= shrink[l];")
-            with self._lanes(str(self.value_width)):
-                w.line(f"sum[j * {n} + l] *= shrink[l];")
-            with self._lanes("count"):
-                w.line(f"s[j * {n} + l] = {self._exp(f's[j * {n} + l] - less[l]')};")
-                w.line(f"total[l] += s[j * {n} + l];")
+            for p in self.parts:
+                w.line(f"const {self.vtype} before{p} = top{p};")
+            with w.block("for (int j = 0; j < count; j++)"):
+                for p, s in enumerate(self._row_of_lanes("s", "j")):
+                    w.line(f"top{p} = {s} > top{p} ? {s} : top{p};")
+            for p in self.parts:  # where nothing has been seen yet, all terms are 0
+                w.line(f"const {self.vtype} less{p} = top{p} == {infinity} ? {self._all('0')} : top{p};")
+                self._exp(f"shrink{p}", f"before{p} - less{p}")
+                w.line(f"total{p} *= shrink{p};")
+            with w.block(f"for (int d = 0; d < {self.value_width}; d++)"):
+                for p, place in enumerate(self._row_of_lanes("sum", "d")):
+                    w.line(f"{place} *= shrink{p};")
+            with w.block("for (int j = 0; j < count; j++)"):
+                for p, s in enumerate(self._row_of_lanes("s", "j")):
+                    self._exp(f"p{p}", f"{s} - less{p}")
+                    w.line(f"total{p} += p{p};")
+                    w.line(f"{s} = p{p};")
             self._gather_up("sum", "s", "v", self.value_width)
         if "output" in self.results:
-            self._store("output", self.value_width, f"sum[d * {n} + l] / total[l]")
+            with w.block(f"for (int d = 0; d < {self.value_width}; d++)"):
+                for p, place in enumerate(self._row_of_lanes("sum", "d")):
+                    w.line(f"{place} /= total{p};")
+            self._store("output", "sum", self.value_width)
         if "logsumexp" in self.results:
-            log = w.code(functions.elementwise("log", ["total[l]"], self.dtype, self.dtype))
-            self._store("logsumexp", 1, f"top[l] == -INFINITY ? NAN : top[l] + {log}")
+            for p, place in enumerate(self._row_of_lanes("s", "0")):
+                w.line(f"{place} = top{p} == {infinity} ? {self._all('NAN')} : top{p} + log(total{p});")
+            self._store("logsumexp", "s", 1)
 
     def _query_gradient(self) -> None:
         """query = sum over keys of P (grad v - sum(grad output)) k, for every query."""
-        w, n = self.w, self.lanes
+        w = self.w
         self._load("own_q", "q", self.width, f" * {self._scale()}")
         self._load("own_grad", "grad", self.value_width)
         self._load("own_output", "output", self.value_width)
-        self._load("total", "logsumexp", 1)
-        self._array("along", 1, "0")
-        with self._lanes(str(self.value_width)):
-            w.line(f"along[l] += own_grad[j * {n} + l] * own_output[j * {n} + l];")
+        self._load("own_total", "logsumexp", 1)
+        for p in self.parts:
+            w.line(f"{self.vtype} along{p} = 0, total{p} = {self._at('own_total', '0', p)};")
+        with w.block(f"for (int d = 0; d < {self.value_width}; d++)"):
+            for p in self.parts:
+                w.line(f"along{p} += {self._at('own_grad', 'd', p)} * {self._at('own_output', 'd', p)};")
         self._array("sum", self.width, "0")
         self._array("s", self.block)
         self._array("ds", self.block)
@@ -285,15 +351,16 @@ class _Attention:
             self._scores("s", "k", "own_q", self.width)
             self._hide("s")
             self._scores("ds", "v", "own_grad", self.value_width)
-            with self._lanes("count"):
-                p = self._exp(f"s[j * {n} + l] - total[l]")
-                w.line(f"ds[j * {n} + l] = {p} * (ds[j * {n} + l] - along[l]);")
+            with w.block("for (int j = 0; j < count; j++)"):
+                for p, ds in enumerate(self._row_of_lanes("ds", "j")):
+                    self._exp(f"p{p}", f"{self._at('s', 'j', p)} - total{p}")
+                    w.line(f"{ds} = p{p} * ({ds} - along{p}) * {self._scale()};")
             self._gather_up("sum", "ds", "k", self.width)
-        self._store("query", self.width, f"sum[d * {n} + l] * {self._scale()}")
+        self._store("query", "sum", self.width)
 
     def _key_gradient(self) -> None:
         """key = sum over queries of P (grad v - sum(grad output)) q, and value = sum of P grad, for every key."""
-        w, n = self.w, self.lanes
+        w = self.w
         self._load("own_k", "k", self.width, f" * {self._scale()}")
         self._array("s", self.block)
         if "value" in self.results:
@@ -308,21 +375,24 @@ class _Attention:
             with w.block("for (int j = 0; j < count; j++)"):
                 w.line(f"{self._pointer('logsumexp')}row = {self._row('logsumexp', 'first + j')};")
                 w.line(f"const {self.ctype} total = {self._read('logsumexp', 'row', '0')};")
-                with self._lanes():
-                    w.line(f"s[j * {n} + l] = {self._exp(f's[j * {n} + l] - total')};")
+                for p, s in enumerate(self._row_of_lanes("s", "j")):
+                    self._exp(f"p{p}", f"{s} - total")
+                    w.line(f"{s} = p{p};")
             if "value" in self.results:
                 self._gather_up("value_sum", "s", "grad", self.value_width)
             if "key" in self.results:
                 self._scores("ds", "grad", "own_v", self.value_width)
                 with w.block("for (int j = 0; j < count; j++)"):
                     self._row_product("along", "grad", "output")
-                    with self._lanes():
-                        w.line(f"ds[j * {n} + l] = s[j * {n} + l] * (ds[j * {n} + l] - along);")
+                    for p, ds in enumerate(self._row_of_lanes("ds", "j")):
+                        w.line(f"{ds} = {self._at('s', 'j', p)} * ({ds} - along) * {self._scale()};")
                 self._gather_up("key_sum", "ds", "q", self.width)
+            if self._whole_heads():
+                self._add_rows("query", "ds", "k", self.width)
         if "value" in self.results:
-            self._store("value", self.value_width, f"value_sum[d * {n} + l]")
+            self._store("value", "value_sum", self.value_width)
         if "key" in self.results:
-            self._store("key", self.width, f"key_sum[d * {n} + l] * {self._scale()}")
+            self._store("key", "key_sum", self.width)
 
     def _row_product(self, result: str, left: str, right: str) -> None:
         """result = the sum of the products of two operands' rows `first` + j, in 16 partial sums."""

@@ -40,6 +40,7 @@ class Shapes:
     attention_step: int = 8  # rows or columns that it takes at once of what it reads
     attention_block: int = 64  # rows that it reads between two passes over their scores
     attention_group: int = 1  # work-items of a group
+    attention_heads: int = 16  # from so many on, a work-item computes all gradients of a head
     scatter_lanes: int = 32  # columns of a work-item of scatter
     scatter_parts: int = 8  # row ranges that scatter over narrow rows is cut into
 
@@ -51,6 +52,7 @@ TABLE = {
         dot_vector=4, dot_outer=(4, 4), dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8),
         scatter_lanes=1, scatter_parts=256,
         attention_lanes=1, attention_step=4, attention_block=16, attention_group=64,
+        attention_heads=2**31,
     ),
 }  # fmt: skip
 
