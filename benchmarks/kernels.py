@@ -125,13 +125,13 @@ def attention(sizes: dict[str, int], rng) -> list[Case]:
 
     def ours(t):
         q, k, v = (t[n].transpose(1, 2) for n in "qkv")
-        return q.scaled_dot_product_attention(k, v, is_causal=True)
+        return q.scaled_dot_product_attention(k, v, is_causal=True).transpose(1, 2)  # (B, T, H, D), as models go on
 
     def theirs(t):
         import torch.nn.functional as F
 
         q, k, v = (t[n].transpose(1, 2) for n in "qkv")
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
     size, pairs = 4 * B * H * T * D, B * H * T * (T + 1) // 2
     shape = f"{B}x{H}x{T}x{D}"
@@ -154,16 +154,12 @@ def both(
     """Forward alone, and forward with the gradient for `wants`, given that of the result as input "g", or of a loss."""
 
     def ours_gradient(t):
-        y = ours(t)
-        g = t["g"].transpose(1, 2) if "attention" in name else t.get("g")
-        return y.gradient(*(t[w] for w in wants), gradient=g)
+        return ours(t).gradient(*(t[w] for w in wants), gradient=t.get("g"))
 
     def theirs_gradient(t):
         import torch
 
-        y = theirs(t)
-        g = t["g"].transpose(1, 2) if "attention" in name else t.get("g")
-        return list(torch.autograd.grad(y, [t[w] for w in wants], g))
+        return list(torch.autograd.grad(theirs(t), [t[w] for w in wants], t.get("g")))
 
     return [
         Case(
