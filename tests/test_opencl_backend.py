@@ -259,6 +259,25 @@ def test_a_first_launch_counts_as_built_and_a_read_ends_the_line(backend):
     assert backend.progress.total == 0
 
 
+def test_parts_of_one_buffer_share_a_source(backend):
+    """An offset into a buffer is an argument of a specialised source too, but for what vectors need to know of it."""
+    x = np.arange(1000, dtype="f4")
+    kernels, offsets, before = [], (0, 64, 448, 640), backend.counters.builds
+    for offset in offsets:
+        body = Body((40,))
+        slot, view = body.slot(x), View((40,), (1,), offset)
+        there, back = (body.add("load", arg=(slot, v), dtype=dtypes.float32) for v in (view, view.flip((0,))))
+        kernels.append(body.kernel("loop", [body.add("sub", there, back)], views=[View((40,), (1,), 2 * offset)]))
+    executables = backend.lower(kernels, specialise=True)
+    assert backend.counters.builds <= before + 1 and len({e.source for e in executables}) == 1
+    for executable, kernel, offset in zip(executables, kernels, offsets):
+        buffers = [place(backend, x, 256), place(backend, want := np.full(1400, -1, "f4"))]
+        executable.run(buffers)
+        part = x[offset : offset + 40]
+        want[2 * offset : 2 * offset + 40] = part - part[::-1]
+        same(backend.download(buffers[1], dtypes.float32, 1400), want, str(kernel))
+
+
 def test_bound_launches_run_again_on_what_the_buffers_hold(backend):
     x = np.arange(70, dtype="f4")
     body = Body(x.shape)

@@ -277,7 +277,7 @@ class OpenCLExecutable(Executable):
         self.source = rendered.source.replace(NAME, function.name)
         self.dtypes = (*kernel.inputs, *kernel.output_dtypes)
         self.global_size, self.local_size = rendered.global_size, rendered.local_size
-        self.arguments = rendered.arguments
+        self.arguments, self.bases = rendered.arguments, rendered.bases
         self.reports = bool(rendered.reports)
         self.report_code = 0
         if rendered.reports:
@@ -312,9 +312,9 @@ class OpenCLExecutable(Executable):
 
     def _set_buffers(self, kernel: cl.Kernel, buffers: Sequence[Buffer], starts: list[int]) -> None:
         """`starts` are the element offsets that `kernel` has now, -1 where it has none yet."""
-        for i, (buffer, dtype) in enumerate(zip(buffers, self.dtypes, strict=True)):
+        for i, (buffer, dtype, base) in enumerate(zip(buffers, self.dtypes, self.bases, strict=True)):
             kernel.set_arg(2 * i, buffer.handle)
-            start = buffer.offset // dtype.itemsize
+            start = buffer.offset // dtype.itemsize + base
             if (
                 starts[i] != start
             ):  # an integer takes pyopencl 10 us to set, a buffer 0.2, and most starts are 0 for ever

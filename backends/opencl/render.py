@@ -23,7 +23,7 @@ from ..dtypes import float16, float32
 from ..kernel import REDUCTIONS, Kernel
 from . import functions
 from .attention import render_attention
-from .collapse import collapse
+from .collapse import collapse, rebase
 from .dot import render_dot
 from .functions import compute_type
 from .shapes import Shapes
@@ -33,6 +33,13 @@ from .writer import Rendered, Writer
 
 def render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool = True) -> Rendered:
     """The source and launch of a kernel. `aligned`: buffers start on addresses fit for whole vectors."""
+    kernel, bases = rebase(kernel)
+    rendered = _render(kernel, shapes, specialise, aligned)
+    rendered.bases = bases
+    return rendered
+
+
+def _render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool) -> Rendered:
     if kernel.kind == "scatter":
         return _scatter(kernel, shapes, specialise)
     if kernel.kind == "attention":

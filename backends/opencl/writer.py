@@ -32,6 +32,7 @@ class Rendered:
     global_size: tuple[int, ...]
     local_size: tuple[int, ...]
     reports: list[str] = field(default_factory=list)  # what an out-of-range index of this kernel is to say
+    bases: tuple[int, ...] = ()  # elements from the start of each buffer to where the source takes it to start
 
 
 class Writer:
