@@ -108,12 +108,12 @@ def summary(launches: list[Launch], spans: list[Span], notes: list[str]) -> str:
         group = groups.setdefault((launch.device, launch.kernel.name), [0, 0.0, 0, 0])
         for i, part in enumerate((1, 1e-9 * (launch.end - launch.start), *work(launch.kernel))):
             group[i] += part
-    total = _sum(groups.values())
+    _, busy, operations, nbytes = _sum(groups.values())
     host: dict[str, float] = {}
     for span in spans:
         host[span.name] = host.get(span.name, 0.0) + 1e-9 * span.own
     plural = "s" if len(launches) != 1 else ""
-    head = f"step: {len(launches)} kernel{plural} {_ms(total[1])}, {_rates(*total[2:], total[1]).strip()}"
+    head = f"step: {len(launches)} kernel{plural} {_ms(busy)}, {_rates(operations, nbytes, busy).strip()}"
     begun = min([s.start for s in spans] + [launch.start for launch in launches])
     ended = max([s.end for s in spans] + [launch.end for launch in launches])
     shown = ["; ".join([f"{head}; from first to last {_ms(1e-9 * (ended - begun))}", *notes])]
@@ -122,7 +122,7 @@ def summary(launches: list[Launch], spans: list[Span], notes: list[str]) -> str:
         rest = ranked[TOP:]
         ranked = [*ranked[:TOP], (("", f"and {len(rest)} other names"), _sum(g for _, g in rest))]
     for (device, name), (count, seconds, operations, nbytes) in ranked:
-        share = seconds / max(total[1], 1e-9)
+        share = seconds / max(busy, 1e-9)
         rates = _rates(operations, nbytes, seconds)
         shown.append(f"  {device:<6} {name:<40} {int(count):4} x {_ms(seconds):>11} {share:6.1%} {rates}")
     parts = sorted(host.items(), key=lambda item: -item[1])

@@ -294,8 +294,9 @@ def flush() -> None:
 def stop() -> None:
     """Finish the file. Nothing happens if no trace is being written."""
     global _log
-    if _log is not None and _log.file is not None:
-        closing, _log = _log, None
+    closing = _log
+    if closing is not None and closing.file is not None:
+        _log = None
         try:
             closing.hand_over()
         finally:

@@ -64,9 +64,8 @@ class OpenCLBackend(Backend):
         self.device = device
         try:
             self.context = cl.Context([device])
-            self.queue = cl.CommandQueue(
-                self.context, properties=cl.command_queue_properties.PROFILING_ENABLE if self.keeps_times else 0
-            )
+            profiling = [cl.command_queue_properties.PROFILING_ENABLE] if self.keeps_times else []
+            self.queue = cl.CommandQueue(self.context, None, *profiling)
             self._clock_offset = (0, 0)  # device's clock to the host's, in ns, and when that was measured
         except cl.Error as error:
             raise DeviceError(f"{name} ({device.name.strip()}) cannot be opened: {error}") from error
