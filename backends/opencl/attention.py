@@ -21,7 +21,6 @@ from math import prod
 from ..dtypes import float16, float32, float64, is_bool
 from ..kernel import Kernel
 from ..view import View
-from . import functions
 from .dot import CONTRACT
 from .functions import compute_type, storage_type
 from .shapes import Shapes
@@ -118,7 +117,7 @@ class _Attention:
         return f"({self.vtype})({value})"
 
     def _exp(self, name: str, x: str) -> None:
-        """Declare the vector `name` = exp(x), 0 where it would be no normal number: those are a hundred times slower."""
+        """Declare the vector `name` = exp(x), 0 where that is no normal number: those are a hundred times slower."""
         function, least = "exp", self._all("-700.0" if self.dtype == float64 else "-86.0f")
         if self.dtype == float32:
             function = f"exp_single{self.width_text}"
@@ -216,7 +215,7 @@ class _Attention:
     def _add_rows(self, result: str, weights: str, name: str, width: int) -> None:
         """result[j][d] += sum_l weights[j][l] own[l][d], where result and own rows lie; the first own rows begin it."""
         w = self.w
-        number, slot = self.results[result][0], self.operands[name][0]
+        number = self.results[result][0]
         vector = next(v for v in (16, 8, 4, 2, 1) if width % v == 0 and v <= self.shapes.dot_vector)
         ctype = self.ctype
         if vector > 1:
@@ -230,9 +229,8 @@ class _Attention:
                 sums = [[f"s{t}_{d}" for d in columns] for t in range(self.step)]
                 places = []
                 for t, row in enumerate(sums):
-                    w.line(
-                        f"__global {self.ctype} *to{t} = y{number} + to_{result} + (first + min(j + {t}, count - 1)) * {down};"
-                    )
+                    row_at = f"(first + min(j + {t}, count - 1)) * {down}"
+                    w.line(f"__global {self.ctype} *to{t} = y{number} + to_{result} + {row_at};")
                     places.append([f"*(__global {ctype} *)(to{t} + {d})" for d in columns])
                     for s, place in zip(row, places[t], strict=True):
                         w.line(f"{ctype} {s} = 0;")
