@@ -41,7 +41,8 @@ axis are written once a row. The Views of outputs never overlap themselves.
 
 A scatter kernel has an empty body and `scatter` set: output 0, contiguous (rows, *rest), is the sum
 over i of values[i] into row index[i], added in the order of i, starting from zero, each sum rounded to the dtype.
-Its inputs are 0 (values) and 1 (index).
+Its inputs are 0 (values) and 1 (index). If it is to `replace`, output 0 holds rows already, and row index[i] becomes
+values[i]; of equal indices the last wins.
 
 An attention kernel has an empty body and `attention` set: see there. Its `shape` is (*batch, queries, keys), and output
 number i, at its View, is the result that `attention.results[i]` names.
@@ -99,7 +100,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Scatter:
-    """Sizes of a scatter-add: `count` values of `width` elements each into `rows` rows.
+    """Sizes of a scatter: `count` values of `width` elements each into `rows` rows, added or replaced.
 
     `values` is a View of shape (count, width) over input 0, `index` one of shape (count,) over input 1.
     """
@@ -109,6 +110,7 @@ class Scatter:
     rows: int
     values: View
     index: View
+    replace: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Optional
 
 from ..backends.dtypes import float16, float32
 from . import attention, profile
-from .node import Node, attribute, iota, make, topological
+from .node import Node, attribute, constant, iota, make, topological
 
 Bounds = tuple[tuple[int, int], ...]
 
@@ -89,6 +89,18 @@ def _attention_gradient(g: Node, y: Node, *src: Node):
     return tuple(found.get(s) for s in src)
 
 
+def _scatter_set_gradient(g: Node, y: Node, x: Node, values: Node, index: Node):
+    """What was replaced gets nothing; of values for one row, the last gets the row's gradient."""
+    zeros = constant(0.0, g.dtype, values.shape, g.device)
+    number = iota(prod(index.shape), g.device)
+    nobody = constant(-1, number.dtype, x.shape[:1], g.device)
+    flat = index.reshape((prod(index.shape),))
+    last = make("gather", (make("scatter_set", (nobody, number, flat)), flat)).eq(number)
+    shape = index.shape + (1,) * (len(x.shape) - 1)
+    kept = last.reshape(shape).expand(values.shape)
+    return make("scatter_set", (g, zeros, index)), kept.where_(make("gather", (g, index)), 0.0), None
+
+
 def _cat_gradient(g: Node, y: Node, *parts: Node):
     """Each part gets its own part of the gradient."""
     pieces, start = [], 0
@@ -138,6 +150,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "attention":   _attention_gradient,
     "gather":      _gather_gradient,
     "scatter_add": lambda g, y, values, index: (make("gather", (g, index)), None),
+    "scatter_set": _scatter_set_gradient,
     "contiguous":  lambda g, y, x: (g,),
     "barrier":     lambda g, y, x: (g,),
     "copy":        lambda g, y, x: (make("copy", (g,), x.device),),

@@ -389,7 +389,8 @@ class Plan:
             generator.settle()
         targets = [c.find(arguments) for c in self.captures]
         _own_memory(targets)
-        alone = [trace.alone(t) for t in targets]  # asked before anything here holds their buffers too
+        # Asked before anything here holds their buffers too.
+        alone = [c.value is not None and trace.alone(t) for c, t in zip(self.captures, targets, strict=True)]
         buffers: dict[Node, Buffer] = {}
         for captured, t in zip(self.captures, targets, strict=True):
             assert t._node.buffer is not None
@@ -494,7 +495,9 @@ class Plan:
             used: list = [
                 self.fixed.get(node) or buffers.get(node) or node.buffer for node in (*step.inputs, *step.outputs)
             ]
-            if executable is None:
+            if _changes_nothing(step, used):
+                self.launches[number] = _nothing
+            elif executable is None:
                 self.launches[number] = functools.partial(realizing.copy, used[0], used[1])
             else:
                 self.launches[number] = executable.bind(used)
@@ -528,6 +531,19 @@ class Plan:
     def _leaf(self, number: int, output: dict[int, Buffer]) -> Node:
         node = self.wanted[number]
         return nodes.leaf(node.shape, node.dtype, node.device, output[number])
+
+
+def _changes_nothing(step: Step, used: list[Buffer]) -> bool:
+    """Whether a step copies a value onto itself: rows are replaced in a value that is overwritten."""
+    kernel = step.kernel
+    if kernel is None or not kernel.in_place or len(kernel.body) != 1:
+        return False
+    source, target = used
+    return source.handle is target.handle and source.offset == target.offset
+
+
+def _nothing() -> None:
+    pass
 
 
 def _allocate(node: Node) -> Buffer:

@@ -447,8 +447,8 @@ def attention_kernel(nodes: list[Node], stored: Callable[[Node], bool], homes: H
 
 
 def scatter_kernel(node: Node, stored: Callable[[Node], bool], homes: Homes) -> tuple[Kernel, list[Node]]:
-    """The Kernel of a scatter-add, and the nodes that it reads. Its operands have been made to lie in memory."""
-    values, index = node.src
+    """The Kernel of a scatter, and the nodes that it reads. Its operands have been made to lie in memory."""
+    values, index = node.src[-2:]
     (value_base, value_view), (index_base, index_view) = (operand(x, stored, homes) for x in (values, index))
     count, width = prod(index.shape), prod(node.shape[1:])
     if value_view is None:
@@ -460,11 +460,11 @@ def scatter_kernel(node: Node, stored: Callable[[Node], bool], homes: Homes) -> 
         raise Cut(values)
     if flat_index is None or flat_index.mask is not None:
         raise Cut(index)
-    scatter = Scatter(count, width, node.shape[0], flat_values, flat_index)
+    scatter = Scatter(count, width, node.shape[0], flat_values, flat_index, node.op == "scatter_set")
     shape = (node.shape[0], width)
     kernel = Kernel(
         "scatter", shape, (), (), (Output(0, View.contiguous(shape)),), (node.dtype, index.dtype), (node.dtype,),
-        scatter, name=f"scatter_{count}x{width}",
+        scatter, name=f"{node.op}_{count}x{width}",
     )  # fmt: skip
     return kernel, [value_base, index_base]
 

@@ -324,6 +324,19 @@ def gather(self: Tensor, dim: int, index: Tensor) -> Tensor:
     return self[tuple(items)]
 
 
+def index_copy(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """This Tensor with the slices that `index` (K) numbers along `dim` replaced by those of `source`, as in PyTorch.
+
+    `source` has the shape of this Tensor, but K along `dim`. Of equal indices the last wins. Under jit, assigning the
+    result to this Tensor's own name writes those slices and nothing else.
+    """
+    axis = axis_of("index_copy", dim, self.ndim)
+    order = (axis, *(a for a in range(self.ndim) if a != axis))
+    back = tuple(order.index(a) for a in range(self.ndim))
+    rows, new = self.permute(*order), source.cast(self.dtype).permute(*order)
+    return type(self)._make("scatter_set", rows, new, index).permute(*back)
+
+
 def setitem(self: Tensor, index: Any, value) -> None:
     """`x[i] = v` rebinds x to a new value; views taken earlier keep the old one. No integer Tensors as indices."""
     items = _full_index(self, index)

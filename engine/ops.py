@@ -260,6 +260,17 @@ def _attention(op, src, arg):
     return arg.rule(src)
 
 
+@rule("scatter_set", text="(rows, *rest), index.shape + rest and an integer index -> the first with rows replaced")
+def _scatter_set(op, src, arg):
+    x, values, index = src
+    _demand(op, index.dtype, is_int(index.dtype), "an integer index")
+    if x.dtype != values.dtype:
+        raise TypeError(f"scatter_set: dtypes {x.dtype} and {values.dtype} differ; cast one to the other")
+    if not x.shape or values.shape != index.shape + x.shape[1:]:
+        raise ShapeError(f"scatter_set: values of shape {values.shape} do not fit rows of {x.shape} at {index.shape}")
+    return x.shape, x.dtype
+
+
 @rule("random", text="key and counter, uint64 scalars, shape in arg -> uint32 words of Philox4x32-10")
 def _random(op, src, arg):
     for scalar in src:

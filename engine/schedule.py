@@ -50,8 +50,14 @@ DEEP = 64  # longer chains of elementwise operations are cut, so that kernels st
 LARGEST_BODY = 320  # instructions
 MOST_BUFFERS = 44  # inputs and outputs of a merged kernel: OpenCL guarantees 1024 bytes of arguments, each takes 16
 SMALL = 1 << 17  # points of the iteration space of a kernel that is over sooner than the next one is launched
+# Operations that read memory as a View says, and which of their sources so.
+READERS = {
+    "dot": slice(None), "attention": slice(None), "gather": slice(1), "scatter_add": slice(None),
+    "scatter_set": slice(1, None),
+}  # fmt: skip
 TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "erf", "expm1", "log1p", "pow", "gather"))
-HEAVY = frozenset((*REDUCE, "dot", "attention", "scatter_add", "copy"))
+SCATTERS = ("scatter_add", "scatter_set")
+HEAVY = frozenset((*REDUCE, "dot", "attention", "copy", *SCATTERS))
 
 
 @dataclass
@@ -101,10 +107,11 @@ class Group:
     reads: list[Node]
     bits: int = 0
     after: int = 0
+    lonely: bool = False
 
     def __post_init__(self) -> None:
         ops = {m.op for m in self.members}
-        if ops & {"attention", "scatter_add", "copy"}:
+        if self.lonely or ops & {"attention", "copy", *SCATTERS}:
             self.kind = "alone"
         elif "dot" in ops:
             self.kind = "dot"
@@ -132,7 +139,9 @@ class _Scheduler:
         self.position: dict[Node, float] = {node: i for i, node in enumerate(self.order)}
         self.stored: dict[Node, str] = {}
         self.homes: dict[Node, Home] = {}  # stored nodes that lie inside another
-        self.parts: dict[Node, list[Node]] = {}  # for each `cat`, the stored nodes that make it up
+        self.parts: dict[Node, list[Node]] = {}  # the stored nodes that make up a larger one, which has no kernel
+        self.grounds: dict[Node, Node] = {}  # for each `scatter_set`, the copy in which it replaces rows
+        self.lonely: set[Node] = set()  # whose kernel does nothing else
         self.group_of: dict[Node, Group] = {}
         self.groups: set[Group] = set()
         self.root = Path()
@@ -174,8 +183,8 @@ class _Scheduler:
                 continue
             if node.op in HEAVY:
                 self._store(node, f"stored: a {node.op} is the end of a kernel")
-            if node.op in ("dot", "attention", "gather", "scatter_add"):
-                for source in node.src[:1] if node.op == "gather" else node.src:
+            if node.op in READERS:
+                for source in node.src[READERS[node.op]]:
                     self._store_operand(node, source)
             elif node.op == "copy":
                 self._store(node.src[0], "stored: it is copied to another device")
@@ -189,10 +198,43 @@ class _Scheduler:
             reason = cost.worth_storing(node, readers.get(node, 0))
             if reason:
                 self._store(node, reason)
-        for node in [n for n in self.stored if n.op == "cat"]:
-            self._assemble(node)
+        for node in self.wanted:
+            self._make_in_place(node)
+        for node in list(self.stored):
+            if node.op == "cat":
+                self._assemble(node)
+            elif node.op == "scatter_set":  # rows are replaced in a copy, which is none where a plan overwrites
+                ground = self.grounds[node] = self._copy_of(node.src[0])
+                self.lonely.add(ground)
+                self.homes[ground] = Home(self._memory(node), View.contiguous(node.shape))
 
     # --- values made of parts -------------------------------------------------------------------------------------
+
+    def _make_in_place(self, whole: Node) -> None:
+        """Let what is asked for be its own source, if that has a kernel of a kind that computes nothing else."""
+        if whole.in_memory or whole.op not in ("contiguous", "barrier"):
+            return
+        node, view = self._undone(whole.src[0], View.contiguous(whole.shape))
+        fits = node.op == "attention" or (node.op in SCATTERS and view.is_contiguous())
+        if fits and self._may_move(node):
+            self.homes[node] = Home(whole, view)
+            self.parts[whole] = [node]
+
+    def _undone(self, node: Node, view: View) -> tuple[Node, View]:
+        """Down from `node`, which is to lie at `view`, through movement that can be undone: what then lies where."""
+        while node.op in MOVEMENT and not self._is_stored(node):
+            undo = inverse(node)
+            moved = view.apply(*undo) if undo is not None else None
+            if moved is None:
+                break
+            node, view = node.src[0], moved
+        return node, view
+
+    def _may_move(self, node: Node) -> bool:
+        """Whether a node to be computed may lie inside another."""
+        return not node.in_memory and not any(
+            node in taken for taken in (self.homes, self.wanted, self.keep, self.apart)
+        )
 
     def _assemble(self, whole: Node) -> None:
         """Give each part of a `cat` its home in it: computed there if it is computed at all, otherwise copied there."""
@@ -205,15 +247,8 @@ class _Scheduler:
             start = end
 
     def _settle(self, part: Node, home: Home) -> None:
-        node, view = part, home.view
-        while node.op in MOVEMENT and not node.in_memory and node not in self.stored:
-            undo = inverse(node)
-            moved = view.apply(*undo) if undo is not None else None
-            if moved is None:
-                break
-            node, view = node.src[0], moved
-        computed = not node.in_memory and node.op not in (*MOVEMENT, "const", "iota", "cat", "scatter_add", "copy")
-        if computed and not any(node in taken for taken in (self.homes, self.wanted, self.keep, self.apart)):
+        node, view = self._undone(part, home.view)
+        if node.op not in (*MOVEMENT, "const", "iota", "cat", "copy", *SCATTERS) and self._may_move(node):
             self._store(node, "stored: it is part of a larger value")
         else:
             node, view = self._copy_of(part), home.view
@@ -242,7 +277,7 @@ class _Scheduler:
 
     def _store_operand(self, user: Node, source: Node) -> None:
         base, view = operand(source, self._is_stored)
-        if view is None or view.mask is not None or (user.op == "scatter_add" and base.op == "const"):
+        if view is None or view.mask is not None or (user.op in SCATTERS and base.op == "const"):
             self._store(source, f"stored: {user.op} reads it, and no strides express its movement")
         else:
             self._store(base, f"stored: an operand of {user.op}")
@@ -275,13 +310,16 @@ class _Scheduler:
     def _single_group(self, node: Node) -> Group:
         if node.op == "copy":
             return Group([node], Space(node.shape), None, [node.src[0]])
-        if node.op == "scatter_add":
-            return Group([node], Space(node.shape), None, scatter_kernel(node, self._is_stored, self.homes)[1])
+        if node.op in SCATTERS:
+            reads = scatter_kernel(node, self._is_stored, self.homes)[1]
+            if node in self.grounds:
+                reads.append(self.grounds[node])
+            return Group([node], Space(node.shape), None, reads)
         if node.op == "attention":
             return self._attention_group(node)
         space = space_of(node)
         body = Body([node], space, self.stored.__contains__, self.root, self.homes)
-        return Group([node], space, body, body.reads)
+        return Group([node], space, body, body.reads, lonely=node in self.lonely)
 
     def _attention_group(self, node: Node) -> Group:
         """What one kernel computes from the same operands is one group from the start."""
@@ -459,15 +497,15 @@ class _Scheduler:
         node = group.members[0]
         if node.op == "copy":
             return Step(None, [self._memory(node.src[0])], [node])
-        if node.op == "scatter_add":
+        if node.op in SCATTERS:
             kernel, reads = scatter_kernel(node, self._is_stored, self.homes)
-            return Step(kernel, [self._memory(r) for r in reads], [node])
+            return Step(kernel, [self._memory(r) for r in reads], [self._memory(node)])
         outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
         if node.op == "attention":
             kernel, reads = attention_kernel(outputs, self._is_stored, self.homes)
             return Step(kernel, [self._memory(r) for r in reads], [self._memory(m) for m in outputs])
         assert group.body is not None
-        kernel, reads = finish(group.body, outputs, group.kind)
+        kernel, reads = finish(group.body, outputs, "loop" if group.lonely else group.kind)
         return Step(kernel, reads, [self._memory(m) for m in outputs])
 
     def _memory(self, node: Node) -> Node:

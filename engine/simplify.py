@@ -286,6 +286,7 @@ RULES: dict[str, Rewrite] = {
     "reduce_max": _reduce,
     "reduce_prod": _reduce,
     "dot": lambda node, src: constant(0, node.dtype, node.shape, node.device) if src[0].shape[-1] == 0 else None,
+    "scatter_set": lambda node, src: src[0] if 0 in src[1].shape else None,
     "scatter_add": lambda node, src: (
         constant(0, node.dtype, node.shape, node.device) if 0 in src[0].shape or 0 in src[1].shape else None
     ),

@@ -369,14 +369,17 @@ class Tensor:
 
     def assign(self, value: Any) -> Tensor:
         """Bind this name to a new value of the same shape, dtype and device. Views taken earlier keep the old one."""
+        fits = isinstance(value, np.ndarray) and value.dtype == self.dtype and value.shape == self.shape
+        if fits and trace.active() is None and trace.alone(self):
+            # Numbers from outside, and nobody else sees the memory: no graph is needed to replace what is there.
+            assert self._node.buffer is not None
+            Device[self.device].upload(self._node.buffer, np.ascontiguousarray(value))
+            return self
         new = value if isinstance(value, Tensor) else Tensor(value, dtype=self.dtype, device=self.device)
         if new.shape != self.shape or new.device != self.device:
             raise ShapeError(f"assign: {new.shape} on {new.device} does not replace {self.shape} on {self.device}")
-        if not isinstance(value, Tensor) and trace.active() is None and trace.alone(self):
-            # Numbers from outside, and nobody else sees the memory: no graph is needed to replace what is there.
-            assert self._node.buffer is not None
-            Device[self.device].upload(self._node.buffer, realizing.read(new._node))
-            return self
+        if not fits and not isinstance(value, Tensor) and trace.active() is None and trace.alone(self):
+            return self.assign(realizing.read(new._node))
         node = self.node  # captured before it is replaced
         wants_grad = node.owner is not None
         source = new.cast(self.dtype)._source()
@@ -486,7 +489,7 @@ class Tensor:
         movement.squeeze, movement.unsqueeze, movement.flatten, movement.unflatten,
     )  # fmt: skip
     repeat, split, chunk = movement.repeat, movement.split, movement.chunk
-    take, gather = movement.take, movement.gather
+    take, gather, index_copy = movement.take, movement.gather, movement.index_copy
     __getitem__, __setitem__ = movement.getitem, movement.setitem
 
     matmul, dot, linear = products.matmul, products.matmul, products.linear

@@ -11,7 +11,7 @@ When the window has filled the block, its older half is dropped and the rest rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Optional
 
@@ -25,14 +25,14 @@ CHUNK = 64  # how many tokens of a prompt are read at once: short prompts should
 
 
 class KVCache:
-    """Keys and values of the tokens read so far: for each layer two Tensors (B, H, S, D) that are written in place.
+    """Keys and values of the tokens read so far: for each layer two Tensors (S, B, H, D), written in place.
 
-    S is block_size rounded up to a multiple of `chunk`. A chunk of T tokens is written at a multiple of T.
+    S is block_size rounded up to a multiple of `chunk`, so that a whole chunk has room.
     """
 
     def __init__(self, config: GPTConfig, chunk: int, batch: int = 1, device: Optional[str] = None):
         self.length = -(-config.block_size // chunk) * chunk
-        shape = (batch, config.n_head, self.length, config.n_embd // config.n_head)
+        shape = (self.length, batch, config.n_head, config.n_embd // config.n_head)
         zeros = np.zeros(shape, np.float32)
         self.layers = [(Tensor(zeros, device=device), Tensor(zeros, device=device)) for _ in range(config.n_layer)]
 
@@ -43,18 +43,42 @@ class KVCache:
     def _extend(
         self, keys: Tensor, values: Tensor, position: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        B, H, T, D = k.shape
-        chunks = Tensor.arange(self.length // T, device=k.device).reshape(-1, 1, 1)  # (S / T, 1, 1)
-        here = chunks == position // T  # (S / T, 1, 1)
+        here = position + Tensor.arange(k.shape[2], device=k.device)  # (T)
         for cache, new in ((keys, k), (values, v)):
-            written = here.where(new.unsqueeze(2), cache.reshape(B, H, -1, T, D))  # (B, H, S / T, T, D)
-            cache.assign(written.reshape(B, H, self.length, D))
-        query = position + Tensor.arange(T, device=k.device).unsqueeze(-1)  # (T, 1)
-        return keys, values, Tensor.arange(self.length, device=k.device) <= query  # ... (T, S)
+            cache.assign(cache.index_copy(0, here, new.permute(2, 0, 1, 3)))  # (S, B, H, D)
+        mask = Tensor.arange(self.length, device=k.device) <= here.unsqueeze(-1)  # (T, S)
+        return keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3), mask
+
+
+class Pass:
+    """One jitted reading of `length` tokens. It takes no arguments and returns nothing: what changes from call to call
+    is written into the memory that it captured, so a call costs a replay and no more."""
+
+    def __init__(self, read: Callable[[Tensor, Tensor, Tensor], Tensor], length: int, vocabulary: int, device: str):
+        self.length = length
+        self.inputs = Tensor(np.zeros(length + 2, np.int32), device=device)  # the tokens, then two numbers
+        self.logits = Tensor(np.zeros(vocabulary, np.float32), device=device)
+
+        @jit
+        @Tensor.no_grad()
+        def run() -> None:
+            tokens, start, last = self.inputs[:length], self.inputs[length], self.inputs[length + 1]
+            self.logits.assign(read(tokens.reshape(1, length), start, last))
+
+        self.run = run
+
+    def __call__(self, tokens: Sequence[int], start: int = 0) -> np.ndarray:
+        """Logits (V) after the last of `tokens`, which stand at `start`. Zeros pad them, which nothing before sees."""
+        inputs = np.zeros(self.length + 2, np.int32)
+        inputs[: len(tokens)] = tokens
+        inputs[-2:] = start, len(tokens) - 1
+        self.inputs.assign(inputs)
+        self.run()
+        return self.logits.numpy()
 
 
 class Decoder:
-    """A model with a cache and the jitted passes that generation makes. One `generate` at a time uses it."""
+    """A model with a cache and the passes that generation makes. One `generate` at a time uses it."""
 
     def __init__(self, model: GPT):
         self.model = model
@@ -62,46 +86,40 @@ class Decoder:
         self.device = model.transformer.wte.weight.device
         self.chunk = min(CHUNK, self.block_size)
         self.cache = KVCache(model.config, self.chunk, device=self.device)
-        self.extend = jit(self._extend)
-        self.read = jit(self._read)
+        self.passes: dict[tuple[bool, int], Pass] = {}
 
-    @Tensor.no_grad()
-    def _extend(self, tokens: Tensor, position: Tensor, last: Tensor) -> Tensor:
-        """Read tokens (1, T) that stand at `position` into the cache. Logits (V) after the one with index `last`."""
+    def _pass(self, cached: bool, length: int) -> Pass:
+        if (cached, length) not in self.passes:
+            read = self._extend if cached else self._read
+            self.passes[cached, length] = Pass(read, length, self.model.config.vocab_size, self.device)
+        return self.passes[cached, length]
+
+    def _extend(self, tokens: Tensor, start: Tensor, last: Tensor) -> Tensor:
+        """Read tokens (1, T) that stand at `start` into the cache. Logits (V) after the one with index `last`."""
         offsets = Tensor.arange(tokens.shape[1], device=self.device)  # (T)
-        positions = (position + offsets).minimum(self.block_size - 1)  # what pads the last chunk may stand beyond
-        features = self.model.transformer(tokens, positions, self.cache.pasts(position))  # (1, T, C)
+        positions = (start + offsets).minimum(self.block_size - 1)  # what pads the last chunk may stand beyond
+        features = self.model.transformer(tokens, positions, self.cache.pasts(start))  # (1, T, C)
         return self._logits(features, last)
 
-    @Tensor.no_grad()
-    def _read(self, tokens: Tensor, last: Tensor) -> Tensor:
+    def _read(self, tokens: Tensor, start: Tensor, last: Tensor) -> Tensor:
         """Read a window (1, block_size) without the cache. Logits (V) after the token with index `last`."""
         return self._logits(self.model.transformer(tokens), last)
 
     def _logits(self, features: Tensor, last: Tensor) -> Tensor:
-        return self.model.lm_head(features.squeeze(0).take(last.reshape(1))).squeeze(0)  # (V)
+        one = features.squeeze(0) if features.shape[1] == 1 else features.squeeze(0).take(last.reshape(1))
+        return self.model.lm_head(one).squeeze(0)  # (V)
 
     def logits_uncached(self, window: Sequence[int]) -> np.ndarray:
-        return self.read(self._tokens(window, self.block_size), self._number(len(window) - 1)).numpy()
+        """Logits (V) after the window, all of which is read."""
+        return self._pass(False, self.block_size)(window)
 
     def logits_cached(self, window: Sequence[int], known: int) -> np.ndarray:
         """Logits (V) after the window, of which the cache holds the first `known` tokens: none or all but one."""
         if known:
-            token, zero = self._tokens(window[known:], 1), self._number(0)
-            return self.extend(token, self._number(known), zero).numpy()
+            return self._pass(True, 1)(window[known:], known)
         for start in range(0, len(window), self.chunk):
-            part = window[start : start + self.chunk]
-            logits = self.extend(self._tokens(part, self.chunk), self._number(start), self._number(len(part) - 1))
-        return logits.numpy()
-
-    def _tokens(self, tokens: Sequence[int], length: int) -> Tensor:
-        """(1, length), padded with zeros at the end, which nothing before them can see."""
-        padded = np.zeros((1, length), np.int32)
-        padded[0, : len(tokens)] = tokens
-        return Tensor(padded, device=self.device)
-
-    def _number(self, value: int) -> Tensor:
-        return Tensor(np.array(value, np.int32), device=self.device)
+            logits = self._pass(True, self.chunk)(window[start : start + self.chunk], start)
+        return logits
 
 
 def generate(

@@ -334,13 +334,7 @@ def _draw_cat(draw) -> Case:
     axis = draw(st.integers(0, len(shape) - 1))
     lengths = draw(st.lists(st.sampled_from([shape[axis], 0, 1, 3]), min_size=1, max_size=4))
     parts = [_operand(draw, dtype, tuple(n if a == axis else m for a, m in enumerate(shape))) for n in lengths]
-    # A layout may have changed the other axes: all parts take the smallest.
-    least = [min(p.array().shape[a] for p in parts) for a in range(len(shape))]
-    cut = [
-        p._replace(steps=(*p.steps, ("shrink", tuple((0, n if a == axis else least[a]) for a, n in enumerate(s)))))
-        for p, s in ((p, p.array().shape) for p in parts)
-    ]
-    return Case("cat", cut, axis, np.concatenate([p.array() for p in cut], axis))
+    return Case("cat", parts, axis, np.concatenate([p.array() for p in parts], axis))
 
 
 def _draw_dot(draw) -> Case:
@@ -412,6 +406,18 @@ def _draw_scatter_add(draw) -> Case:
     return Case("scatter_add", [x, index], rows, narrow(added(values), dtype), slack=slack)
 
 
+def _draw_scatter_set(draw) -> Case:
+    dtype, rows = draw(st.sampled_from(ALL)), draw(st.sampled_from([1, 2, 5, 9]))
+    index = _indices(draw, rows)
+    at = index.array().astype(np.intp)
+    x = _operand(draw, dtype, (rows, *draw(shapes(2, 20))))
+    values = _operand(draw, dtype, (*at.shape, *x.array().shape[1:]))
+    want = np.array(x.array())
+    for i in np.ndindex(at.shape):
+        want[at[i]] = values.array()[i]
+    return Case("scatter_set", [x, values, index], None, want)
+
+
 def _draw_random(draw) -> Case:
     key, counter = draw(st.integers(0, 2**64 - 1)), draw(st.integers(0, 2**64 - 1))
     shape = draw(shapes())
@@ -445,6 +451,7 @@ DRAW: dict[str, Callable[..., Case]] = {
     "attention": _draw_attention,
     "gather": _draw_gather,
     "scatter_add": _draw_scatter_add,
+    "scatter_set": _draw_scatter_set,
     "random": _draw_random,
     "iota": _draw_iota,
     **{op: _draw_identity(op) for op in ("detach", "contiguous", "barrier", "copy", "composite")},

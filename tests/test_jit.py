@@ -361,3 +361,42 @@ def test_two_states_change_places(device):
     for _ in range(3):
         swap()
     assert (a.tolist(), b.tolist()) == ([4, 5, 6], [1, 2, 3])
+
+
+def test_replacing_rows_of_state_writes_those_rows_and_allocates_nothing(device):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+    cache = Tensor(np.zeros((64, 2, 32), np.float32), device=device)
+    want = torch.zeros(64, 2, 32)
+
+    @jit
+    def write(rows, at):
+        cache.assign(cache.index_copy(0, at, rows * 2))
+        return cache.sum()
+
+    rng = np.random.default_rng(0)
+    for call in range(6):
+        rows, at = rng.integers(-9, 9, (3, 2, 32)).astype(np.float32), rng.permutation(64)[:3].astype(np.int64)
+        arguments = Tensor(rows, device=device), Tensor(at, device=device)
+        before, memory = Device[device].counters.allocations, cache.node.buffer.handle
+        total = write(*arguments)
+        if call:
+            assert Device[device].counters.allocations - before == 1  # the sum
+            assert cache.node.buffer.handle is memory
+        want.index_copy_(0, torch.tensor(at), torch.tensor(rows * 2))
+        np.testing.assert_array_equal(cache.numpy(), want.numpy())
+        assert total.item() == want.sum().item()
+
+
+def test_rows_of_state_that_somebody_holds_are_replaced_in_a_copy(device):
+    cache = Tensor(np.zeros((4, 64), np.float32), device=device)
+
+    @jit
+    def write(value, at):
+        cache.assign(cache.index_copy(0, at, value.expand(1, 64)))
+
+    kept = []
+    for call in range(4):
+        kept.append(cache.detach())
+        write(Tensor([[float(call + 1)]], device=device), Tensor([call], device=device))
+    for call, old in enumerate([*kept, cache]):
+        np.testing.assert_array_equal(old.numpy()[:, 0], [i + 1.0 if i < call else 0.0 for i in range(4)])

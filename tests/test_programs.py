@@ -59,6 +59,13 @@ def _moving(name: str):
     return lambda x, arg: Tensor._make(name, x, arg=arg)
 
 
+def _replaced(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    result = np.array(x)
+    for row, value in zip(rows, y, strict=True):
+        result[row] = value
+    return result
+
+
 MOVES = ("reshape", "permute", "expand", "pad", "shrink", "flip")
 MEANING = {
     "add": np.add,
@@ -72,6 +79,7 @@ MEANING = {
     "dot": np.matmul,
     "take": lambda x, rows: x[rows],
     "cat": lambda *parts: np.concatenate(parts[:-1], parts[-1]),
+    "replace": _replaced,
     **{name: _moved(name) for name in MOVES},
 }
 SPELLING = {
@@ -86,6 +94,7 @@ SPELLING = {
     "dot": lambda a, b: a @ b,
     "take": lambda x, rows: x.take(Tensor(rows, device=x.device)),
     "cat": lambda *parts: Tensor.cat(*parts[:-1], dim=parts[-1]),
+    "replace": lambda x, y, rows: x.index_copy(0, Tensor(rows, device=x.device), y),
     **{name: _moving(name) for name in MOVES},
 }
 BINARY = ("add", "mul", "max", "select")
@@ -110,6 +119,7 @@ def _step(draw, values: list[np.ndarray]) -> Step:
     across = x.shape[:axis] + x.shape[axis + 1 :]
     tails = [j for j in alike if x.ndim and across == values[j].shape[:axis] + values[j].shape[axis + 1 :]]
     tails = [j for j in tails if 2 * values[j].size + x.size <= LIMIT]
+    rows = [j for j in alike if x.ndim and x.shape[0] and x.shape[1:] == values[j].shape[1:]]
     weights = {
         "neg": 1,
         "to_int": 1,
@@ -120,6 +130,7 @@ def _step(draw, values: list[np.ndarray]) -> Step:
         "dot": 9 if dots else 0,
         "take": 2 if x.ndim and x.shape[0] else 0,
         "cat": 3 if tails else 0,
+        "replace": 3 if rows else 0,
     }
     kinds = [kind for kind, weight in weights.items() for _ in range(weight)]
     kind = draw(st.sampled_from(kinds))
@@ -134,6 +145,11 @@ def _step(draw, values: list[np.ndarray]) -> Step:
         return Step(kind, (i, draw(st.sampled_from(dots))))
     if kind == "take":
         return Step(kind, (i,), draw(pooled(np.dtype("int32"), draw(shapes(2, 12)), st.integers(0, x.shape[0] - 1))))
+    if kind == "replace":
+        j = draw(st.sampled_from(rows))
+        count = len(values[j])
+        which = draw(st.lists(st.integers(0, x.shape[0] - 1), min_size=count, max_size=count))
+        return Step(kind, (i, j), np.array(which, np.int32))
     if kind == "cat":
         return Step(kind, (i, *draw(st.lists(st.sampled_from(tails), min_size=1, max_size=2))), axis)
     return Step(kind, (i,))

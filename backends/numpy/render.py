@@ -77,11 +77,12 @@ def natural(view: View) -> Shape:
 
 
 class _Scatter:
-    """A scatter-add has no body: one call does it."""
+    """A scatter has no body: one call does it."""
 
     def __init__(self, kernel: Kernel):
         scatter = kernel.scatter
         assert scatter is not None
+        self.call = "scatter_set" if scatter.replace else "scatter_add"
         dtype = kernel.output_dtypes[0]
         self.rows = self.step = 1
         self.arguments = {
@@ -91,7 +92,7 @@ class _Scatter:
         }
 
     def text(self) -> str:
-        return "def kernel(values, index, o0):\n    scatter_add(values, index, o0)\n"
+        return f"def kernel(values, index, o0):\n    {self.call}(values, index, o0)\n"
 
 
 class _Attention:

@@ -169,6 +169,19 @@ def scatter_add(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
     out[sorted_index[starts]] = np.add.reduceat(gathered, starts, axis=0, dtype=values.dtype)
 
 
+def scatter_set(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+    """Row index[i] of `out` becomes values[i], in the order of i."""
+    if len(index) == 1:  # a token's keys and values: no more than a copy
+        row = int(index[0])
+        if not 0 <= row < len(out):
+            raise IndexError(f"scatter_set: index {row} is out of range for {len(out)} rows")
+        out[row] = values[0]
+        return
+    _check_rows("scatter_set", index, len(out))
+    for row, value in zip(index.tolist(), values, strict=True):
+        out[row] = value
+
+
 NAMES: dict[str, Any] = {
     **{f"{op}_": function for op, function in FUNCTIONS.items()},
     "reduce_sum": _reduce(np.add),
@@ -185,4 +198,5 @@ NAMES: dict[str, Any] = {
     "random_bits": random_bits,
     "gather": gather,
     "scatter_add": scatter_add,
+    "scatter_set": scatter_set,
 }

@@ -516,7 +516,7 @@ class _Row:
 
 
 def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
-    """Each work-item owns some columns of a range of rows and walks over all indices, so sums are in their order."""
+    """Each work-item owns some columns of a range of rows and walks over all indices, in their order."""
     s = kernel.scatter
     assert s is not None
     w = Writer(kernel, specialise)
@@ -538,8 +538,9 @@ def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
     def put(value: str, at: str) -> str:
         return f"vstore_half_rte({value}, {at}, y0);" if dtype == float16 else f"y0[{at}] = {value};"
 
-    with w.block(f"for ({w.index} r = start; r < end; r++)"):
-        w.line(f"for (int l = 0; l < lanes; l++) {put(functions.literal(0, dtype), position('l', 'r'))}")
+    if not s.replace:
+        with w.block(f"for ({w.index} r = start; r < end; r++)"):
+            w.line(f"for (int l = 0; l < lanes; l++) {put(functions.literal(0, dtype), position('l', 'r'))}")
     with w.block(f"for ({w.index} i = 0; i < {w.number('count', s.count)}; i++)"):
         w.line(f"const {compute_type(index_dtype)} index = {w.read(1, w.position('index', s.index, ['i']))};")
         checked = w.index_check("index", index_dtype, "rows", s.rows, "scatter")
@@ -550,6 +551,9 @@ def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
             w.line(f"const {w.index} c = first + l, at = {position('l', 'row')};")
             old = "vload_half(at, y0)" if dtype == float16 else "y0[at]"
             new = w.read(0, w.position("values", s.values, ["i", "c"]))
-            w.line(f"const {compute_type(dtype)} old = {old}, new = {new};")
-            w.line(put(w.code(functions.elementwise("add", ["old", "new"], dtype, dtype)), "at"))
+            if s.replace:
+                w.line(put(new, "at"))
+            else:
+                w.line(f"const {compute_type(dtype)} old = {old}, new = {new};")
+                w.line(put(w.code(functions.elementwise("add", ["old", "new"], dtype, dtype)), "at"))
     return w.finish((columns, parts), (1, 1))
