@@ -282,21 +282,14 @@ class OpenCLExecutable(Executable):
         if rendered.reports:
             self.report_code = len(backend.report_messages)
             backend.report_messages.append(f"{rendered.reports[0]} (in kernel {function.name} on {backend.name})")
-        self.local = threading.local()  # one cl.Kernel a thread: setting arguments is not safe between threads
+        self.idle: list[tuple[cl.Kernel, list[int]]] = []  # made for launches that are gone: a new one takes 100 us
 
     def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
-        kernel = self._new_kernel()
-        self._set_buffers(kernel, buffers, [-1] * len(self.dtypes))
+        # A launch has a kernel of its own: setting arguments is not safe between threads.
+        kernel, starts = self.idle.pop() if self.idle else (self._new_kernel(), [-1] * len(self.dtypes))
+        self._set_buffers(kernel, buffers, starts)
         # The memory objects, not the Buffers: whoever counts references to a Buffer must not find this launch in it.
-        return self._launcher(kernel, tuple(buffer.handle for buffer in buffers))
-
-    def run(self, buffers: Sequence[Buffer]) -> None:
-        kernel = getattr(self.local, "kernel", None)
-        if kernel is None:
-            kernel = self.local.kernel = self._new_kernel()
-            self.local.starts = [-1] * len(self.dtypes)
-        self._set_buffers(kernel, buffers, self.local.starts)
-        self._launcher(kernel, ())()
+        return self._launcher(kernel, (Loan(self.idle, kernel, starts), *[buffer.handle for buffer in buffers]))
 
     def _new_kernel(self) -> cl.Kernel:
         kernel = cl.Kernel(self.function.program, self.function.name)
@@ -320,8 +313,8 @@ class OpenCLExecutable(Executable):
                 kernel.set_arg(2 * i + 1, np.uint64(start))
                 starts[i] = start
 
-    def _launcher(self, kernel: cl.Kernel, keep: tuple[cl.Buffer, ...]) -> Callable[[], Any]:
-        """The launch alone. `keep` holds the memory for as long as it may be called."""
+    def _launcher(self, kernel: cl.Kernel, keep: tuple) -> Callable[[], Any]:
+        """The launch alone. `keep` holds the memory, and the kernel, for as long as it may be called."""
         if 0 in self.global_size:
             return lambda: None
         backend, queue, counters = self.backend, self.backend.queue, self.backend.counters
@@ -351,6 +344,16 @@ class OpenCLExecutable(Executable):
             return event
 
         return first
+
+
+class Loan:
+    """A kernel and the offsets set in it, which go back to the `idle` ones when the launch that holds this goes."""
+
+    def __init__(self, idle: list[tuple[cl.Kernel, list[int]]], kernel: cl.Kernel, starts: list[int]):
+        self.idle, self.kernel, self.starts = idle, kernel, starts
+
+    def __del__(self):
+        self.idle.append((self.kernel, self.starts))
 
 
 def _key(kernel: Kernel, specialise: bool) -> tuple:
