@@ -35,6 +35,7 @@ class Generator:
     def __init__(self, tensor_type: type[Tensor], device: str, seed: int, counter: int = 0):
         self.key = tensor_type._from_scalar(seed, dtypes.uint64, device)
         self.counter = tensor_type._from_scalar(counter, dtypes.uint64, device)
+        self.key._born = self.counter._born = 0  # outside of any trace, even if one is what first needed them
         self.pending = 0
 
     def reserve(self, words: int) -> tuple[nodes.Node, nodes.Node]:

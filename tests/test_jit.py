@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from clgrad import Device, Tensor, jit, nn
+from clgrad.engine import random
 from clgrad.engine.node import Node
 
 
@@ -400,3 +401,14 @@ def test_rows_of_state_that_somebody_holds_are_replaced_in_a_copy(device):
         write(Tensor([[float(call + 1)]], device=device), Tensor([call], device=device))
     for call, old in enumerate([*kept, cache]):
         np.testing.assert_array_equal(old.numpy()[:, 0], [i + 1.0 if i < call else 0.0 for i in range(4)])
+
+
+def test_a_generator_that_is_first_needed_inside_a_trace_still_moves_on(device, monkeypatch):
+    monkeypatch.setattr(random, "_generators", {})
+
+    @jit
+    def draw():
+        return Tensor.rand(8, device=device)
+
+    first, second, third = (draw().tolist() for _ in range(3))
+    assert len({*first, *second, *third}) > 16 and draw.traces == 1
