@@ -178,7 +178,7 @@ class Panels:
             for i in range(self.rows):
                 row = f"r + {i}" if self._whole_rows() else f"min(r + {i}, tile_rows - 1)"
                 start = f"left + (first_m + {row}) * {step_m} + first_k * {step_k}"
-                w.line(f"const {w.index} a{i} = {start};")
+                w.line(f"__global const {dot.ctype} *a{i} = x{dot.left_slot} + {start};")
         step = f"({w.number('tile_n', self.tile[1])} / {self.lanes})"
         w.line(f"__local {self.type} *at = tile + r * {step} + c / {self.lanes};")
         sums = [[f"s{i}_{j}" for j in range(self.parts)] for i in range(self.rows)]
@@ -194,8 +194,8 @@ class Panels:
             for i in range(self.rows):
                 if self.pack_left:
                     scalar = f"a[k * {self.rows} + {i}]"
-                else:
-                    scalar = w.read(dot.left_slot, f"a{i} + k" + ("" if self.left_k == 1 else f" * {step_k}"))
+                else:  # through pointers, because compilers put index arithmetic for all rows into vectors
+                    scalar = f"a{i}[k]" if self.left_k == 1 else f"a{i}[k * {step_k}]"
                 w.line(f"const {self.type} v{i} = ({self.type})({scalar});")
                 w.line(" ".join(f"{s} = v{i} * b{j} + {s};" for j, s in enumerate(sums[i])))
         for i in range(self.rows):
