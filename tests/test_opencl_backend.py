@@ -292,6 +292,24 @@ def test_bound_launches_run_again_on_what_the_buffers_hold(backend):
     assert "__kernel" in executable.source
 
 
+def test_launches_that_live_side_by_side_share_no_kernel_object_and_later_ones_take_over_theirs(backend):
+    x = np.arange(8, dtype="f4")
+    body = Body(x.shape)
+    (executable,) = backend.lower([body.kernel("loop", [body.add("neg", body.load(x))])])
+    sources = [place(backend, x * np.float32(i + 1), 256 * i) for i in range(3)]
+    targets = [backend.allocate(x.nbytes) for _ in range(3)]
+    first, second = (executable.bind([sources[i], targets[i]]) for i in range(2))
+    assert not executable.idle
+    del first
+    assert len(executable.idle) == 1
+    third = executable.bind([sources[2], targets[2]])
+    assert not executable.idle
+    second()
+    third()
+    for i in (1, 2):
+        same(backend.download(targets[i], x.dtype, 8), -x * np.float32(i + 1))
+
+
 def test_upload_may_not_overtake_or_follow_the_array(backend):
     x = np.arange(100000, dtype="f4")
     buffer = backend.allocate(x.nbytes)
