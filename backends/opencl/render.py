@@ -171,13 +171,18 @@ class _Row:
         return self._team() if self.shapes.row_team else self._item()
 
     def _contiguous_outer_axis(self) -> int | None:
-        """The outer axis along which more of the row's loads are contiguous than along the reduced ones, if any."""
+        """The outer axis along which more of the row's loads are contiguous than along the reduced ones, if any.
+
+        A load that is the same for every row, or all along each, is short and does not count.
+        """
         votes = [0] * len(self.kernel.shape)
         for i in self.live:
             instr = self.kernel.body[i]
             if instr.op in ("load", "gather") and self.inner[i]:
-                for axis, stride in enumerate(instr.arg[1].strides):
-                    votes[axis] += abs(stride) == 1
+                strides = instr.arg[1].strides
+                if any(strides[a] for a in self.outer) and any(strides[a] for a in self.kernel.reduce_axes):
+                    for axis, stride in enumerate(strides):
+                        votes[axis] += abs(stride) == 1
         best = max(self.outer, key=lambda a: votes[a], default=None)
         if best is None or votes[best] <= max(votes[a] for a in self.kernel.reduce_axes):
             return None
