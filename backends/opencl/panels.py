@@ -24,6 +24,8 @@ from .writer import Rendered
 if TYPE_CHECKING:
     from .dot import Dot
 
+ODD = 2  # rows between packed blocks of the left operand: a power of two apart, they would evict one another
+
 
 def tile_of(
     m: int, n: int, batch: int, units: tuple[int, int], most: tuple[int, int], wanted: int, left_along_k: bool
@@ -83,7 +85,7 @@ class Panels:
         w.line(f"__local {self.type} panels[{self.slice * most_n // self.lanes}];")
         w.line(f"__local {self.type} tile[{most_m * most_n // self.lanes}];")
         if self.pack_left:
-            w.line(f"__local {dot.ctype} blocks[{self.slice * most_m}];")
+            w.line(f"__local {dot.ctype} blocks[{(self.slice + ODD) * most_m}];")
         with w.block(f"for ({w.index} first_k = 0; first_k < {k}; first_k += {self.slice})"):
             w.line(f"const int count = (int)min(({w.index}){self.slice}, {k} - first_k);")
             self._pack_right()
@@ -128,7 +130,10 @@ class Panels:
                     w.line(f"scalars[k * {self.columns} + l] = c + l < tile_columns ? {value} : 0;")
 
     def _pack_transposed(self, step_n: str) -> None:
-        """Squares of as many rows as a vector has lanes, turned by perfect shuffles of their halves."""
+        """Squares of as many rows as a vector has lanes, turned by interleaving row i with the one half a square on.
+
+        Written with .even and .odd, because compilers undo interleavings that name every lane.
+        """
         dot, w, lanes = self.dot, self.w, self.lanes
         aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 2)
         inside = f"if (c + {self.columns} <= tile_columns)"
@@ -138,15 +143,12 @@ class Panels:
             for i, name in enumerate(square):
                 value = dot.load(dot.right_slot, f"line + {i} * {step_n}", aligned)
                 w.line(f"const {self.type} {name} = {value};")
-            half = lanes // 2
             for stage in range(lanes.bit_length() - 1):
-                turned = []
-                for i in range(half):
-                    for part in range(2):
-                        which = range(part * half, (part + 1) * half)
-                        pairs = (f"{square[i]}.s{lane:x}, {square[i + half]}.s{lane:x}" for lane in which)
-                        turned.append(f"u{stage}_{2 * i + part}")
-                        w.line(f"const {self.type} {turned[-1]} = ({self.type})({', '.join(pairs)});")
+                turned = [f"u{stage}_{i}" for i in range(lanes)]
+                w.line(f"{self.type} {', '.join(turned)};")
+                for i, name in enumerate(turned):
+                    a, b, half = square[i // 2], square[i // 2 + lanes // 2], ("lo", "hi")[i % 2]
+                    w.line(f"{name}.even = {a}.{half}; {name}.odd = {b}.{half};")
                 square = turned
             for i, name in enumerate(square):
                 w.line(f"panel[(k + {i}) * {self.parts} + j] = {name};")
@@ -157,7 +159,7 @@ class Panels:
         step = w.number("left_k", self.left_k)
         with w.block(f"for (int k = 0; k < count; k++) for (int r = 0; r < tile_rows; r += {self.rows})"):
             w.line(f"const {w.index} line = left + first_m + (first_k + k) * {step};")
-            w.line(f"__local {dot.ctype} *to = blocks + r * {self.slice} + k * {self.rows};")
+            w.line(f"__local {dot.ctype} *to = blocks + r * {self.slice + ODD} + k * {self.rows};")
             value = w.read(
                 dot.left_slot, "line + (%s)" % ("r + i" if self._whole_rows() else "min(r + i, tile_rows - 1)")
             )
@@ -173,7 +175,7 @@ class Panels:
         dot, w = self.dot, self.w
         step_m, step_k = w.number("left_m", self.left_m), w.number("left_k", self.left_k)
         if self.pack_left:
-            w.line(f"__local const {dot.ctype} *a = blocks + r * {self.slice};")
+            w.line(f"__local const {dot.ctype} *a = blocks + r * {self.slice + ODD};")
         else:
             for i in range(self.rows):
                 row = f"r + {i}" if self._whole_rows() else f"min(r + {i}, tile_rows - 1)"
