@@ -33,7 +33,7 @@ from .lowering import operand
 from .node import Node, topological
 from .schedule import Schedule, Step
 
-MOST_NODES = 1 << 16  # in all graphs whose programs are kept; a node takes a few hundred bytes of key
+MOST_NODES = 1 << 15  # in all graphs whose programs are kept; key and program take about 600 bytes a node
 
 
 def structure(roots: list[Node]) -> tuple[list[Node], Hashable]:
