@@ -8,8 +8,9 @@ transposed, (heads, keys, rows), so that the softmax reduces along an outer axis
     P = exp(S - max over keys)               dS = P * ([v 1] [scale grad  -scale sum(grad output)]^T)
     output = P^T v / (sum over keys)         query = dS^T k, key += dS q, value += P grad
 
-Subtracting a number a row is an added column of a product. Where queries come in several blocks, the last is taken
-first: with `causal` it sees the most keys, and the others add to what it has written.
+Subtracting a number a row is an added column of a product. Forward nothing is subtracted where no score of the block is
+far from 0, which takes one look at its least and largest. Where queries come in several blocks, the last is taken first
+on the way back: with `causal` it sees the most keys, and the others add to what it has written.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ..kernel import Kernel
 
 # Elements of a block of scores; rows of queries of one head in a block, at least (there may be fewer) and, where causal
 # rows see fewer keys, at most.
-SCORES, LEAST_ROWS, CAUSAL_ROWS = 1 << 15, 32, 64
+SCORES, LEAST_ROWS, CAUSAL_ROWS = 1 << 16, 32, 32
+NEAR = 30.0  # exp(30) and exp(-30) leave sums of products ample room in float32
 
 Block = tuple[Any, ...]  # an index of the batch axes
 Ranges = list[tuple[int, int]]
@@ -97,29 +99,46 @@ class _Head:
         np.copyto(copy, x)
         return copy
 
-    def extended(self, x: np.ndarray, column: Any, scale: Optional[Any] = None) -> np.ndarray:
-        """[scale x, column]"""
+    def with_ones(self, x: np.ndarray) -> np.ndarray:
+        """[x 1]"""
         out = self.scratch((*x.shape[:-1], x.shape[-1] + 1))
-        if scale is None:
-            np.copyto(out[..., :-1], x)
-        else:
-            np.multiply(x, scale, out=out[..., :-1], dtype=self.dtype)
-        out[..., -1:] = column
+        np.copyto(out[..., :-1], x)
+        out[..., -1] = 1
         return out
 
-    def hide(self, scores: np.ndarray, block: Block, i: int, j: int) -> None:
-        """Apply the mask, and causality, to scores (..., keys, rows) of queries i to j."""
-        keys = scores.shape[-2]
-        if "mask" in self.arrays:
-            mask = self.arrays["mask"][block][..., i:j, :keys].swapaxes(-1, -2)
-            if is_bool(mask.dtype):  # the smaller of the score and a limit, which keeps NaN
-                once = mask[tuple(slice(None) if s else slice(1) for s in mask.strides)]
-                np.minimum(scores, np.where(once, self.dtype.type(np.inf), self.dtype.type(-np.inf)), out=scores)
-            else:
-                np.add(scores, mask, out=scores)
+    def scaled(self, x: np.ndarray, column: Optional[np.ndarray] = None) -> np.ndarray:
+        """[scale x  column]^T, which BLAS multiplies by faster than by what it has to transpose."""
+        *lead, rows, width = x.shape
+        out = self.scratch((*lead, width + (column is not None), rows))
+        np.multiply(x.swapaxes(-1, -2), self.scale, out=out[..., :width, :], dtype=self.dtype)
+        if column is not None:
+            out[..., width:, :] = column.swapaxes(-1, -2)
+        return out
+
+    def seen(self, shape: tuple[int, ...], block: Block, i: int, j: int, yes: float, no: float) -> Iterator[tuple]:
+        """(index, array) pairs that say which of the last axes (keys, rows) of scores count, of queries i to j."""
+        keys, mask = shape[-2], self.arrays.get("mask")
+        if mask is not None and is_bool(mask.dtype):
+            part = mask[block][..., i:j, :keys].swapaxes(-1, -2)
+            once = part[tuple(slice(None) if s else slice(1) for s in part.strides)]
+            yield (...,), np.where(once, self.dtype.type(yes), self.dtype.type(no))
         if self.causal and i < keys:
-            part = scores[..., i:, :]
-            np.minimum(part, _limits(keys - i, j - i, self.dtype), out=part)
+            before = np.arange(i, keys)[:, None] <= np.arange(i, j)
+            yield (..., slice(i, None), slice(None)), np.where(before, self.dtype.type(yes), self.dtype.type(no))
+
+    def hide(self, scores: np.ndarray, block: Block, i: int, j: int) -> None:
+        """Apply the mask, and causality, to scores (..., keys, rows) of queries i to j. NaN stays NaN."""
+        mask = self.arrays.get("mask")
+        if mask is not None and not is_bool(mask.dtype):
+            np.add(scores, mask[block][..., i:j, : scores.shape[-2]].swapaxes(-1, -2), out=scores)
+        for where, limit in self.seen(scores.shape, block, i, j, np.inf, -np.inf):
+            np.minimum(scores[where], limit, out=scores[where])
+
+    def near(self, scores: np.ndarray) -> bool:
+        """Whether the exponentials of all scores may be added up as they are."""
+        if "mask" in self.arrays and not is_bool(self.arrays["mask"].dtype):
+            return False
+        return -NEAR < scores.min() and scores.max() < NEAR  # not if one is NaN
 
     def end(self, j: int) -> int:
         """How many keys the queries before j see."""
@@ -130,14 +149,18 @@ class _Head:
         self.slots = 0
         end = self.end(j)
         q, k, v = (self.arrays[name][block] for name in "qkv")
-        scaled = self.scratch((*q.shape[:-2], j - i, q.shape[-1]))
-        np.multiply(q[..., i:j, :], self.scale, out=scaled, dtype=self.dtype)
         p = self.scratch((*q.shape[:-2], end, j - i))
-        np.matmul(self.plain(k[..., :end, :]), scaled.swapaxes(-1, -2), out=p)
-        self.hide(p, block, i, j)
-        top = np.maximum.reduce(p, axis=-2, keepdims=True)
-        np.subtract(p, top, out=p)
-        np.exp(p, out=p)
+        np.matmul(self.plain(k[..., :end, :]), self.scaled(q[..., i:j, :]), out=p)
+        top: Any = 0
+        if self.near(p):
+            np.exp(p, out=p)
+            for where, factor in self.seen(p.shape, block, i, j, 1, 0):
+                np.multiply(p[where], factor, out=p[where])
+        else:
+            self.hide(p, block, i, j)
+            top = np.maximum.reduce(p, axis=-2, keepdims=True)
+            np.subtract(p, top, out=p)
+            np.exp(p, out=p)
         total = np.matmul(np.ones((1, end), self.dtype), p)
         if "output" in results:
             out = self.scratch((*q.shape[:-2], j - i, v.shape[-1]))
@@ -152,16 +175,15 @@ class _Head:
         q, k, v, grad, output = (self.arrays[name][block] for name in ("q", "k", "v", "grad", "output"))
         total = self.arrays["logsumexp"][block]
         scores = "query" in results or "key" in results
-        keys, plain = self.extended(k, 1), self.plain(k)
-        values = self.extended(v, 1) if scores else v
+        keys, plain = self.with_ones(k), self.plain(k)
+        values = self.with_ones(v) if scores else v
         sums = {name: self.wide(results[name][block]) for name in ("key", "value") if name in results}
         kept = self.slots
         for number, (i, j) in enumerate(ranges):
             self.slots, end = kept, self.end(j)
             rows_q, rows_grad = q[..., i:j, :], grad[..., i:j, :]
             p = self.scratch((*q.shape[:-2], end, j - i))
-            queries = self.extended(rows_q, -total[..., i:j, :], self.scale)
-            np.matmul(keys[..., :end, :], queries.swapaxes(-1, -2), out=p)
+            np.matmul(keys[..., :end, :], self.scaled(rows_q, -total[..., i:j, :]), out=p)
             self.hide(p, block, i, j)
             np.exp(p, out=p)
             if "value" in sums:
@@ -170,8 +192,7 @@ class _Head:
                 continue
             along = np.einsum("...d,...d->...", rows_grad, output[..., i:j, :], dtype=self.dtype)[..., None]
             d = self.scratch(p.shape)
-            grads = self.extended(rows_grad, -self.scale * along, self.scale)
-            np.matmul(values[..., :end, :], grads.swapaxes(-1, -2), out=d)
+            np.matmul(values[..., :end, :], self.scaled(rows_grad, -self.scale * along), out=d)
             np.multiply(d, p, out=d)
             if "query" in results:
                 target = results["query"][block][..., i:j, :]
@@ -197,8 +218,3 @@ class _Head:
             part = self.scratch((*weights.shape[:-1], rows.shape[-1]))
             np.matmul(weights, rows, out=part)
             into[..., :end, :] += part
-
-
-def _limits(keys: int, rows: int, dtype: DType) -> np.ndarray:
-    """What a score of (key, row) may be at most: infinity, and -infinity where the key comes after the query."""
-    return np.where(np.arange(keys)[:, None] <= np.arange(rows), dtype.type(np.inf), dtype.type(-np.inf))
