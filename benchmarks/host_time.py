@@ -20,7 +20,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common import described, median, names, table, use_threads, write_json
@@ -204,8 +204,8 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main() -> None:
-    options = parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
     use_threads(options.threads)
     if options.child == "import":
         print(json.dumps(import_time()))

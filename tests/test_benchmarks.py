@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from math import log
 from pathlib import Path
@@ -139,3 +140,29 @@ def test_generation_gives_the_tokens_of_torch_and_a_rate_for_each(load, tmp_path
     assert list(found["results"]) == ["NUMPY", "torch, 2 threads", "torch, 1 thread"]
     assert all(result["tokens_a_second"] > 0 for result in found["results"].values())
     assert len(found["tokens"]) == 12 and found["sizes"]["block_size"] == 256
+
+
+def test_host_time_empties_kernels_and_nothing_else(load):
+    source = (
+        "float f(int i) { return i; }\n__kernel void k(__global float *x, const int n) { if (n) { x[0] = f(n); } }\n"
+    )
+    twice = source + "__attribute__((x)) __kernel void l(int n) {}"
+    empty = load("host_time").without_bodies(twice)
+    assert empty.startswith("float f(int i) { return i; }\n__kernel void k(__global float *x, const int n) {}\n")
+    assert empty.endswith("__attribute__((x)) __kernel void l(int n) {}")
+
+
+def test_host_time_tells_of_every_kind_of_step_and_where_the_first_one_goes(tmp_path):
+    """In a process of its own, since it empties the kernels of the one that it runs in."""
+    report = tmp_path / "report.json"
+    options = ["--config", "tiny", "--devices", "NUMPY", "--steps", "5", "--processes", "1", "--json", str(report)]
+    done = subprocess.run([sys.executable, str(FOLDER / "host_time.py"), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text())
+    counts = {kind: len(times) for kind, times in found["steps"]["NUMPY"].items()}
+    assert counts == {"replay": 5, "replay, done": 5, "plain": 3, "new": 3}
+    (first,) = found["first"]["NUMPY"]
+    stages = {name: took for name, took in first.items() if name != "total"}
+    assert {"import", "trace", "gradient", "simplify", "schedule", "build", "run"} <= set(stages)
+    assert 0 < sum(stages.values()) <= first["total"]
+    assert "import clgrad adds" in done.stdout
