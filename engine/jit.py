@@ -405,7 +405,7 @@ class Plan:
         self._launch(buffers)
         for number, node in enumerate(self.wanted):
             if node.in_memory:  # returned as it came in: a copy, so that it stays what it was
-                output[number] = realizing.duplicate(buffers.get(node) or node.buffer, node)  # type: ignore[arg-type]
+                output[number] = realizing.duplicate(buffers.get(node) or node.buffer, node)
         self._rebind(targets, alone, grads, output)
         results = [Tensor._wrap(self._leaf(number, output)) for number in self.returned]
         return _filled(self.structure, results)

@@ -9,7 +9,7 @@ as `expand` and `cast` nodes. Reductions keep the reduced dimensions with size 1
 
 >>> from clgrad.engine.ops import RULES, describe
 >>> sorted(RULES)[:4]
-['add', 'and', 'barrier', 'bitcast']
+['add', 'and', 'attention', 'barrier']
 >>> describe("dot")
 '(*batch, M, K) and (*batch, K, N) of one dtype -> (*batch, M, N)'
 """
