@@ -168,6 +168,7 @@ class _Head:
             target = results["output"][block][..., i:j, :]
             np.divide(out, total.swapaxes(-1, -2), out=target, casting="same_kind")
         if "logsumexp" in results:
+            total[total == 0] = np.nan  # nothing seen at all, as where the maximum of -inf has been subtracted
             np.add(top, np.log(total), out=results["logsumexp"][block][..., i:j, :].swapaxes(-1, -2))
 
     def backward(self, block: Block, ranges: Ranges, results: dict[str, np.ndarray]) -> None:
