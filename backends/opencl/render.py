@@ -14,7 +14,7 @@ along the row are computed once between the passes, the others again in each pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import prod
@@ -29,6 +29,8 @@ from .functions import compute_type
 from .shapes import Shapes
 from .vectors import VectorWriter, vector_type
 from .writer import Rendered, Writer
+
+DEAR = frozenset(("exp", "expm1", "log", "log1p", "tanh", "erf"))  # and these alone are float32 in vectors
 
 
 def render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool = True) -> Rendered:
@@ -154,6 +156,7 @@ class _Row:
     def __init__(self, w: VectorWriter, shapes: Shapes):
         self.w, self.shapes, self.kernel = w, shapes, w.kernel
         self.vectors = False
+        self.kept: list[int] = []  # values that lie in private arrays, for later passes
         self.live = _live(self.kernel)
         self.inner, self.stage = self.kernel.inner, self.kernel.stage
         self.passes = max((self.stage[i] for i in self.live), default=0)
@@ -209,8 +212,48 @@ class _Row:
             i = pending.pop()
             if i not in found:
                 found.add(i)
-                pending += [s for s in self.kernel.body[i].src if self.inner[s]]
+                if i not in self.kept:
+                    pending += [s for s in self.kernel.body[i].src if self.inner[s]]
         return sorted(found)
+
+    def _roots(self, stage: int) -> list[int]:
+        """What pass number `stage` needs: sources of its reductions, or after the last one the outputs along the row."""
+        if stage <= self.passes:
+            return [self.kernel.body[i].src[0] for i in self._reductions(stage)]
+        return [self.kernel.outputs[n].value for n in self._row_outputs(along=True)]
+
+    def _to_keep(self, stage: int) -> list[int]:
+        """Values that this pass computes and a later one needs, and that are dear enough to be kept in between."""
+        axis = self.kernel.reduce_axes[-1]
+        fits = len(self.kernel.reduce_axes) == 1 and self.kernel.shape[axis] <= self.shapes.row_kept
+        if not (self.vectors and self.w.specialise and fits):
+            return []
+        later = {i for s in range(stage + 1, self.passes + 2) for i in self._needed(self._roots(s))}
+        return [
+            i
+            for i in self._needed(self._roots(stage))
+            if i in later and i not in self.kept and self.kernel.body[i].op in DEAR and self.w.varying[i]
+        ]
+
+    def _at_point(self, roots: list[int], keep: Sequence[int] = ()) -> dict[int, str]:
+        """Declare the values along the row that `roots` depend on, at one point or a vector of them: their names."""
+        w, names = self.w, dict(self.names)
+        at = self.coords[self.kernel.reduce_axes[-1]]
+
+        def place(i: int) -> tuple[str, str]:
+            if not w.lanes:
+                return "float", f"s{i}[{at}]"
+            return f"float{w.lanes}", f"*(float{w.lanes} *)(s{i} + {at})"
+
+        wanted = self._needed(roots)
+        for i in wanted:
+            if i in self.kept:
+                w.line(f"const {place(i)[0]} v{i} = {place(i)[1]};")
+                names[i] = f"v{i}"
+        w.values(wanted, self.coords, names)
+        for i in keep:
+            w.line(f"{place(i)[1]} = {names[i]};")
+        return names
 
     def _row_outputs(self, along: bool) -> list[int]:
         """The outputs written all along the row, or those written once a row."""
@@ -233,10 +276,10 @@ class _Row:
         dtype = self.kernel.body[i].dtype
         return self.w.code(functions.cast(text, float32, float16)) if dtype == float16 else text
 
-    def _accumulate(self, reductions: list[int], accumulator: str) -> None:
+    def _accumulate(self, reductions: list[int], accumulator: str, keep: Sequence[int] = ()) -> None:
         """At one point of the row, or a vector of them: what the reductions need, added to their accumulators."""
-        w, names = self.w, dict(self.names)
-        w.values(self._needed([self.kernel.body[i].src[0] for i in reductions]), self.coords, names)
+        w = self.w
+        names = self._at_point([self.kernel.body[i].src[0] for i in reductions], keep)
         for i in reductions:
             op, (source,), _, dtype = self.kernel.body[i]
             element = accumulator.format(i)
@@ -259,8 +302,7 @@ class _Row:
 
     def _write(self, outputs: list[int]) -> None:
         """At one point, or a vector of them: the values of `outputs`, stored."""
-        names = dict(self.names)
-        self.w.values(self._needed([self.kernel.outputs[n].value for n in outputs]), self.coords, names)
+        names = self._at_point([self.kernel.outputs[n].value for n in outputs])
         for n in outputs:
             value, view = self.kernel.outputs[n]
             if self.w.lanes:
@@ -291,7 +333,12 @@ class _Row:
         w.values(self._between(0), self.coords, self.names)
         for stage in range(1, self.passes + 1):
             reductions = self._reductions(stage)
-            self._sum_vectors(reductions, lanes) if self.vectors else self._sum_lanes(reductions, lanes)
+            keep = self._to_keep(stage)
+            for i in keep:
+                size = self.kernel.shape[self.kernel.reduce_axes[-1]]
+                w.line(f"float s{i}[{size}] __attribute__((aligned(64)));")
+            self._sum_vectors(reductions, lanes, keep) if self.vectors else self._sum_lanes(reductions, lanes)
+            self.kept += keep
             w.values(self._between(stage), self.coords, self.names)
         for n in self._row_outputs(along=False):
             value, view = self.kernel.outputs[n]
@@ -316,7 +363,7 @@ class _Row:
             w.line(f"const {self._accumulator(i)[0]} v{i} = {self._rounded(i, f'a{i}[0]')};")
             self.names[i] = f"v{i}"
 
-    def _sum_vectors(self, reductions: list[int], lanes: int) -> None:
+    def _sum_vectors(self, reductions: list[int], lanes: int, keep: list[int]) -> None:
         """Reductions in a vector of accumulators: the same sums in the same order."""
         w, axis = self.w, self.kernel.reduce_axes[-1]
         with w.vectors(lanes, axis):
@@ -335,7 +382,10 @@ class _Row:
                 w.line(f"a{i} = *({self._accumulator(i)[0]}{lanes} *)r{i};")
 
         self._lane_loops(
-            lanes, partial(self._accumulate, reductions, "a{}"), partial(self._accumulate, reductions, "r{}[l]"), rest
+            lanes,
+            partial(self._accumulate, reductions, "a{}", keep),
+            partial(self._accumulate, reductions, "r{}[l]", keep),
+            rest,
         )
         for i in reductions:
             op, _, _, dtype = self.kernel.body[i]

@@ -1,13 +1,13 @@
 """Block and work-group sizes as data, one row a kind of device: kernels are shaped by the device that runs them.
 
 A CPU wants few fat work-items whose inner loops fill its vector registers; a GPU wants many thin ones. The renderer
-reads these numbers and holds none of its own. They decide the order of summation, so they depend on the device's
-model alone, never on a timing.
+reads these numbers and holds none of its own. Most decide the order of summation, so they depend on the device's model
+alone, never on a timing. (The tiles of dots decide no order, and follow the number of processors.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,21 @@ class Shapes:
     vector_group: int = 64  # vectors of an elementwise work-group
     row_lanes: int = 16  # independent accumulators of a row's reduction, each a vector lane
     column_lanes: int = 32  # columns of a work-item that reduces along a strided axis
+    row_kept: int = 4096  # the longest row of which dear values are kept from one pass to the next
     row_group: int = 8  # rows a work-group, where there are at least `many_rows`
     many_rows: int = 64
     row_team: int = 0  # work-items that share one row through local memory; 0: one work-item a row
     dot_vector: int = 16  # elements of the vectors of a dot
-    dot_outer: tuple[int, int] = (
-        8,
-        32,
-    )  # rows and columns of a work-item where the right operand's rows are contiguous
+    # Rows and columns of a work-item without panels, where the right operand's rows are contiguous.
+    dot_outer: tuple[int, int] = (8, 32)
     dot_inner: tuple[int, int] = (4, 4)  # the same where both operands are contiguous along the summed axis
     dot_group: tuple[int, int] = (1, 8)  # work-group in (column blocks, row blocks)
     # Dots in panels (`panels.py`): how they use the registers and each level of the cache.
     dot_tile: tuple[int, int] = (0, 0)  # the most rows and columns of a work-item's tile; (0, 0): no panels
-    dot_tiles: int = 16  # tiles wanted of a result, so that no processor waits for long at its end
+    dot_tiles: int = 8  # tiles wanted of a result, so that no processor waits for long at its end
     dot_block: tuple[int, int] = (8, 32)  # rows and columns of the block that the registers hold
     dot_slice: int = 128  # rows of a panel, which is to stay in the first-level cache
+    dot_apart: int = 2  # unused rows between packed blocks: a power of two apart, they would evict one another
     dot_pack_from: int = 2**19  # elements that a left operand contiguous along M spans to be packed as well
     dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
     attention_lanes: int = 32  # rows that a work-item of attention holds, as lanes of vectors
@@ -46,7 +46,13 @@ class Shapes:
 
 
 TABLE = {
-    "cpu": Shapes(dot_tile=(256, 384)),
+    "cpu": Shapes(dot_tile=(192, 384)),  # vectors of 16 floats, and 32 registers of them (AVX-512)
+    "cpu 8": Shapes(
+        dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(6, 16),
+    ),  # 16 registers of 8 (AVX2)
+    "cpu 4": Shapes(
+        dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(4, 8),
+    ),
     "gpu": Shapes(
         loop_group=(128, 1), vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128,
         dot_vector=4, dot_outer=(4, 4), dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8),
@@ -57,8 +63,29 @@ TABLE = {
 }  # fmt: skip
 
 
-def shapes_for(kind: str, platform: str, version: str) -> Shapes:
-    """The row of the table for a device: `kind` as in DeviceInfo, the others the platform's own strings."""
+def shapes_for(kind: str, vector: int, processors: int, local_memory: int) -> Shapes:
+    """The row of the table for a device, with tiles of dots that there are enough of and that its memory holds.
+
+    `kind` as in DeviceInfo, `vector` the floats in its registers, `local_memory` in bytes.
+    """
     if kind != "cpu":
         return TABLE["gpu"]
-    return TABLE["cpu"]
+    shapes = TABLE["cpu" if vector >= 16 else "cpu 8" if vector >= 8 else "cpu 4"]
+    return replace(shapes, dot_tiles=max(shapes.dot_tiles, 4 * processors), dot_tile=_fitting(shapes, local_memory))
+
+
+def tile_bytes(shapes: Shapes, tile: tuple[int, int]) -> int:
+    """Local memory that a dot of such tiles takes: the tile itself, the panels, and blocks of the left operand."""
+    rows, columns = tile
+    return 4 * (rows * columns + shapes.dot_slice * columns + (shapes.dot_slice + shapes.dot_apart) * rows)
+
+
+def _fitting(shapes: Shapes, local_memory: int) -> tuple[int, int]:
+    """The table's tile, halved until it fits; (0, 0) where not even one block does."""
+    tile, block = list(shapes.dot_tile), shapes.dot_block
+    while tile_bytes(shapes, (tile[0], tile[1])) > local_memory:
+        axis = 0 if tile[0] // block[0] > tile[1] // block[1] else 1
+        if tile[axis] == block[axis]:
+            return 0, 0
+        tile[axis] = tile[axis] // (2 * block[axis]) * block[axis]
+    return tile[0], tile[1]
