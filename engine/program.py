@@ -20,6 +20,7 @@ A program holds numbers, kernels and executables. It keeps no node and no buffer
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from math import prod
@@ -209,31 +210,35 @@ class Programs:
         self.most_nodes, self.nodes = most_nodes, 0
         self.hits = self.misses = 0
         self._known: OrderedDict[Hashable, Program] = OrderedDict()
+        self._lock = threading.Lock()
 
     def find(self, key: Hashable) -> Optional[Program]:
         """The program kept for `key`, or None."""
-        program = self._known.get(key)
-        if program is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._known.move_to_end(key)
-        return program
+        with self._lock:
+            program = self._known.get(key)
+            if program is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+                self._known.move_to_end(key)
+            return program
 
     def keep(self, key: Hashable, program: Program) -> None:
         """Keep `program` for `key`, and forget those that were of no use for the longest time."""
         if program.foreign:
             return
-        self.nodes -= self._known[key].size if key in self._known else 0
-        self._known[key] = program
-        self.nodes += program.size
-        while self.nodes > self.most_nodes:
-            self.nodes -= self._known.popitem(last=False)[1].size
+        with self._lock:
+            before = self._known.pop(key, None)
+            self._known[key] = program
+            self.nodes += program.size - (before.size if before is not None else 0)
+            while self.nodes > self.most_nodes:
+                self.nodes -= self._known.popitem(last=False)[1].size
 
     def clear(self) -> None:
         """Forget all programs."""
-        self._known.clear()
-        self.nodes = 0
+        with self._lock:
+            self._known.clear()
+            self.nodes = 0
 
 
 PROGRAMS = Programs()

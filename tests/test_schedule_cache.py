@@ -2,6 +2,8 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,3 +196,18 @@ def test_an_error_in_a_cached_run_leaves_the_cache_usable(programs):
         take(0, 9)
     np.testing.assert_array_equal(take(1, 2), table.numpy()[[1, 2]])
     assert programs.hits >= 2
+
+
+def test_threads_that_share_a_cache_leave_its_account_right():
+    few = program.Programs(most_nodes=50)
+
+    def work(i):
+        for k in range(2000):
+            key = (i * 7 + k) % 13
+            if few.find(key) is None:
+                few.keep(key, SimpleNamespace(size=key, foreign={}))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    assert few.hits + few.misses == 16000
+    assert few.nodes == sum(kept.size for kept in few._known.values()) <= 50
