@@ -24,7 +24,7 @@ from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
 from ..dtypes import DType, float64
 from ..kernel import Kernel
 from . import cache, functions
-from .device import describe, kind_of
+from .device import describe
 from .progress import Progress
 from .render import render
 from .shapes import Shapes, shapes_for
@@ -71,7 +71,9 @@ class OpenCLBackend(Backend):
             raise DeviceError(f"{name} ({device.name.strip()}) cannot be opened: {error}") from error
         index = int(name.partition(":")[2] or 0)
         self.info = describe(device, index)
-        self.shapes = shapes or shapes_for(kind_of(device), device.platform.name, device.platform.version)
+        self.shapes = shapes or shapes_for(
+            self.info.kind, device.native_vector_width_float, self.info.compute_units, device.local_mem_size
+        )
         self.vectors_aligned = device.mem_base_addr_align // 8 >= 128 or self.shapes.dot_vector * 4 <= 16
         self.options = ["-cl-std=CL1.2"]
         if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:

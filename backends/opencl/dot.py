@@ -22,14 +22,12 @@ from ..kernel import Kernel
 from ..view import View
 from . import functions
 from .functions import compute_type
-from .panels import Panels
+from .panels import CONTRACT, Panels
 from .shapes import Shapes
 from .vectors import VectorWriter
 from .writer import Rendered
 
-# Fused multiply-adds, in the loops over k alone: `fma` itself is a slow call on PoCL 3.0.
-FEW = 8  # rows or columns for which panels are not worth packing
-CONTRACT = "#pragma OPENCL FP_CONTRACT ON"
+FEW = 8  # rows or columns: panels are not worth packing for fewer
 
 
 def render_dot(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool) -> Rendered:
@@ -53,7 +51,7 @@ class Dot:
         self.coords = ["0"] * len(kernel.shape)
 
     def render(self) -> Rendered:
-        if self.shapes.dot_tile != (0, 0) and self.dtype in (float32, float64) and min(self.m, self.n) >= FEW:
+        if self.shapes.dot_tile != (0, 0) and self.dtype == float32 and self.k and min(self.m, self.n) >= FEW:
             return Panels(self).render()
         vectors = self.dtype in (float16, float32, float64)
         columns = self.vector() if self.n >= self.vector() else 0
@@ -122,7 +120,7 @@ class Dot:
         """
         w, lanes, live = self.w, self.vector(), self._live()
         coords = [*self.coords[:-2], "m", "n"]
-        vectors = self.shapes.vectors and self.dtype == float32 and w.fits(live, lanes, len(coords) - 1)
+        vectors = self.shapes.vectors and w.fits(live, lanes, len(coords) - 1)
         w.line("int l = 0;")
         if vectors:
             with w.block(f"for (; l + {lanes} <= {columns}; l += {lanes})"), w.vectors(lanes, len(coords) - 1):

@@ -19,21 +19,22 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from .shapes import Shapes
 from .writer import Rendered
 
 if TYPE_CHECKING:
     from .dot import Dot
 
-ODD = 2  # rows between packed blocks of the left operand: a power of two apart, they would evict one another
+# Fused multiply-adds, in the loops over k alone: `fma` itself is a slow call on PoCL 3.0.
+CONTRACT = "#pragma OPENCL FP_CONTRACT ON"
 
 
-def tile_of(
-    m: int, n: int, batch: int, units: tuple[int, int], most: tuple[int, int], wanted: int, left_along_k: bool
-) -> tuple[int, int]:
-    """Rows and columns of a tile of an (m, n) result, in whole `units`: at most `most`, and `wanted` tiles if possible.
+def tile_of(m: int, n: int, batch: int, shapes: Shapes, left_along_k: bool) -> tuple[int, int]:
+    """Rows and columns of a tile of an (m, n) result: whole blocks, as many as there may be while tiles are enough.
 
     Large tiles pack less. A left operand that is contiguous along K is never packed, so its tiles become narrow first.
     """
+    units, most, wanted = shapes.dot_block, shapes.dot_tile, shapes.dot_tiles
     down, across = -(-m // most[0]), -(-n // most[1])
 
     def size(length: int, pieces: int, unit: int) -> int:
@@ -59,15 +60,14 @@ class Panels:
     def __init__(self, dot: Dot):
         self.dot, self.w = dot, dot.w
         self.lanes = dot.vector()
-        self.rows, self.parts = dot.shapes.dot_block[0], dot.shapes.dot_block[1] // dot.shapes.dot_vector
-        self.columns = self.parts * self.lanes
-        self.most = dot.shapes.dot_tile[0], dot.shapes.dot_tile[1] * self.lanes // dot.shapes.dot_vector
+        self.rows, self.columns = dot.shapes.dot_block
+        self.parts = self.columns // self.lanes
         self.type = f"{dot.ctype}{self.lanes}"
         *_, self.left_m, self.left_k = dot.left.strides
         *_, self.right_k, self.right_n = dot.right.strides
-        block = (self.rows, self.columns)
-        self.tile = tile_of(dot.m, dot.n, prod(dot.batch), block, self.most, dot.shapes.dot_tiles, self.left_k == 1)
+        self.tile = tile_of(dot.m, dot.n, prod(dot.batch), dot.shapes, self.left_k == 1)
         self.slice = dot.shapes.dot_slice
+        self.step = self.slice + dot.shapes.dot_apart
         large = dot.k * abs(self.left_k) >= dot.shapes.dot_pack_from
         self.pack_left = self.left_k != 1 and self.left_m == 1 and large
 
@@ -81,11 +81,11 @@ class Panels:
         w.line(f"const int tile_columns = (int)min(({w.index}){tile_n}, {n} - first_n);")
         w.line(f"const {w.index} left = {dot.base('left', dot.left)};")
         w.line(f"const {w.index} right = {dot.base('right', dot.right)};")
-        most_m, most_n = self.tile if w.specialise else self.most
+        most_m, most_n = self.tile if w.specialise else dot.shapes.dot_tile
         w.line(f"__local {self.type} panels[{self.slice * most_n // self.lanes}];")
         w.line(f"__local {self.type} tile[{most_m * most_n // self.lanes}];")
         if self.pack_left:
-            w.line(f"__local {dot.ctype} blocks[{(self.slice + ODD) * most_m}];")
+            w.line(f"__local {dot.ctype} blocks[{(self.step) * most_m}];")
         with w.block(f"for ({w.index} first_k = 0; first_k < {k}; first_k += {self.slice})"):
             w.line(f"const int count = (int)min(({w.index}){self.slice}, {k} - first_k);")
             self._pack_right()
@@ -159,7 +159,7 @@ class Panels:
         step = w.number("left_k", self.left_k)
         with w.block(f"for (int k = 0; k < count; k++) for (int r = 0; r < tile_rows; r += {self.rows})"):
             w.line(f"const {w.index} line = left + first_m + (first_k + k) * {step};")
-            w.line(f"__local {dot.ctype} *to = blocks + r * {self.slice + ODD} + k * {self.rows};")
+            w.line(f"__local {dot.ctype} *to = blocks + r * {self.step} + k * {self.rows};")
             value = w.read(
                 dot.left_slot, "line + (%s)" % ("r + i" if self._whole_rows() else "min(r + i, tile_rows - 1)")
             )
@@ -175,7 +175,7 @@ class Panels:
         dot, w = self.dot, self.w
         step_m, step_k = w.number("left_m", self.left_m), w.number("left_k", self.left_k)
         if self.pack_left:
-            w.line(f"__local const {dot.ctype} *a = blocks + r * {self.slice + ODD};")
+            w.line(f"__local const {dot.ctype} *a = blocks + r * {self.step};")
         else:
             for i in range(self.rows):
                 row = f"r + {i}" if self._whole_rows() else f"min(r + {i}, tile_rows - 1)"
@@ -190,7 +190,7 @@ class Panels:
             for i in range(self.rows):
                 w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
         with w.block("for (int k = 0; k < count; k++)"):
-            w.line("#pragma OPENCL FP_CONTRACT ON")
+            w.line(CONTRACT)
             for j in range(self.parts):
                 w.line(f"const {self.type} b{j} = panel[k * {self.parts} + {j}];")
             for i in range(self.rows):

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
-from opencl_helpers import Batch, Body, near, place, quiet, same, scatter_case
+from opencl_helpers import Batch, Body, near, quiet, same, scatter_case
 
 from clgrad.backends import dtypes
 from clgrad.backends.opencl import device as opencl_device
@@ -99,7 +99,6 @@ def test_row_kernels_shaped_for_a_gpu_are_right_too():
     gpu = OpenCLBackend(device, "CL", dataclasses.replace(TABLE["gpu"], row_team=16))
     batch = Batch(gpu)
     row_cases(batch, sizes=((6, 130), (70, 5)))
-    dot_cases(batch, [(17, 33, 130), (1, 3, 17)], [dtypes.float32])
     values, index = np.arange(12.0, dtype="f4").reshape(6, 2), np.array([1, 0, 1, 3, 3, 1])
     scatter_case(batch, values, index, 4)
     batch.run()
@@ -136,102 +135,3 @@ def test_half_sums_are_accumulated_in_float32(backend):
     batch = Batch(backend)
     batch.add(kernel, body.arrays, [np.full(2, 5000, np.float16)])
     batch.run()
-
-
-# -- dots ---------------------------------------------------------------------------------------------------------
-
-
-def dot_kernel(a, b, turn_a=False, turn_b=False, batch=(), epilogue=None):
-    """a @ b where each operand lies as given, or transposed in memory."""
-    m, n = a.shape[-2], b.shape[-1]
-    rank = len(batch)
-
-    def laid(x, turned):
-        if not turned:
-            return np.ascontiguousarray(x), View.contiguous(x.shape)
-        flat = np.ascontiguousarray(np.swapaxes(x, -1, -2))
-        return flat, View.contiguous(flat.shape).permute((*range(rank), rank + 1, rank))
-
-    (left, left_view), (right, right_view) = laid(a, turn_a), laid(b, turn_b)
-    body = Body((*batch, m, n))
-    slots = body.slot(left), body.slot(right)
-    value = body.add("dot", arg=(slots[0], left_view, slots[1], right_view), dtype=a.dtype)
-    if epilogue is not None:
-        value = body.add("add", value, body.load(epilogue, View((*batch, m, n), (*(0,) * (rank + 1), 1))))
-        value = body.add("max", value, body.const(0, a.dtype))
-    return body, body.kernel("dot", [value], name="dot")
-
-
-def dot_reference(a, b):
-    if a.dtype.kind in "iu":
-        with np.errstate(all="ignore"):
-            return np.matmul(a, b)
-    return np.matmul(a.astype("f8"), b.astype("f8")).astype(a.dtype)
-
-
-def dot_cases(batch, sizes, types):
-    rng = np.random.default_rng(5)
-    tolerance = {"float16": 4e-3, "float32": 2e-5, "float64": 1e-12}
-    for m, k, n in sizes:
-        for dtype in types:
-            a, b = ((rng.normal(size=s) * 3).astype(dtype) for s in ((m, k), (k, n)))
-            check = near(tolerance[dtype.name] * max(1, math.sqrt(k))) if dtype.kind == "f" else same
-            for turn_a in (False, True):
-                for turn_b in (False, True):
-                    body, kernel = dot_kernel(a, b, turn_a, turn_b)
-                    batch.add(
-                        kernel, body.arrays, [dot_reference(a, b)], check, f"dot {m} {k} {n} {dtype} {turn_a} {turn_b}"
-                    )
-
-
-SIZES = [(1, 1, 1), (3, 17, 33), (130, 33, 17), (17, 130, 3), (1, 130, 64), (33, 64, 128), (64, 17, 130), (8, 3, 16)]
-
-
-def test_dots_of_every_layout_and_ragged_size(backend):
-    batch = Batch(backend)
-    dot_cases(batch, SIZES, [dtypes.float32])
-    batch.run_both()
-
-
-def test_dots_that_copy_panels_of_a_large_right_operand(backend):
-    batch = Batch(backend)
-    dot_cases(batch, [(37, 290, 1000), (65, 512, 512)], [dtypes.float32])
-    batch.run_both()
-
-
-def test_dots_of_every_dtype(backend):
-    batch = Batch(backend)
-    dot_cases(
-        batch, [(17, 33, 40), (4, 70, 16)], [dtypes.float16, dtypes.float64, dtypes.int32, dtypes.int8, dtypes.uint64]
-    )
-    batch.run()
-
-
-def test_batched_dots_with_work_after_them(backend):
-    batch = Batch(backend)
-    rng = np.random.default_rng(6)
-    for m, k, n in [(5, 33, 48), (17, 16, 35), (3, 4, 5)]:
-        a, b = rng.normal(size=(2, 3, m, k)).astype("f4"), rng.normal(size=(2, 3, k, n)).astype("f4")
-        bias = rng.normal(size=n).astype("f4")
-        for turn_b in (False, True):
-            body, kernel = dot_kernel(a, b, turn_b=turn_b, batch=(2, 3), epilogue=bias)
-            want = np.maximum(dot_reference(a, b) + bias, 0)
-            batch.add(kernel, body.arrays, [want], near(1e-4), f"batched {m} {k} {n} {turn_b}")
-    batch.run_both(offset=256)
-
-
-def test_dot_may_write_over_an_operand_of_its_epilogue(backend):
-    """The residual's buffer is the output's: overlapping edge blocks may not read what another has written."""
-    rng = np.random.default_rng(7)
-    for m, k, n in [(33, 20, 50), (9, 40, 37)]:
-        a, b, c = (rng.normal(size=s).astype("f4") for s in ((m, k), (k, n), (m, n)))
-        body = Body((m, n))
-        slots = body.slot(a), body.slot(b)
-        value = body.add(
-            "dot", arg=(slots[0], View.contiguous((m, k)), slots[1], View.contiguous((k, n))), dtype=a.dtype
-        )
-        value = body.add("add", value, body.load(c))
-        (executable,) = backend.lower([body.kernel("dot", [value])])
-        left, right, both = (place(backend, x) for x in (a, b, c))
-        executable.run([left, right, both, both])
-        near(1e-4)(backend.download(both, a.dtype, m * n).reshape(m, n), dot_reference(a, b) + c)
