@@ -19,6 +19,7 @@ from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
 from ..dtypes import DType
 from ..kernel import Kernel
 from . import runtime
+from .blas import is_large, with_one_thread
 from .render import render
 
 
@@ -40,24 +41,27 @@ class NumpyExecutable(Executable):
     def __init__(self, kernel: Kernel):
         self.rendered = render(kernel)
         self.source = self.rendered.source
+        self._one_thread = not is_large(kernel) and any(
+            name in self.source for name in ("matmul(", "sum_product(", "run(")
+        )
 
     def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
+        function: Callable[..., None]
+        arguments: list[Any]
         calls = self._calls(buffers)
         counters = buffers[-1].backend.counters
         quietly = _quietly()
 
-        def launch_one() -> None:
-            counters.kernels += 1
-            quietly(function, *arguments)
+        if len(calls) > 1:
+            function, arguments = _run, [calls]
+        else:
+            ((function, arguments),) = calls
 
         def launch() -> None:
             counters.kernels += 1
-            quietly(_run, calls)
+            quietly(function, *arguments)
 
-        if len(calls) > 1:
-            return launch
-        ((function, arguments),) = calls
-        return launch_one
+        return with_one_thread(launch) if self._one_thread else launch
 
     def _calls(self, buffers: Sequence[Buffer]) -> list[tuple[Callable[..., None], list[Any]]]:
         """What a launch does: each function with its arguments, "block" once for each block."""

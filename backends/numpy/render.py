@@ -4,7 +4,7 @@ A value is held in the shape in which it varies: a bias read by every row is one
 column, and NumPy's broadcasting does the rest. Temporaries are slots of a scratch memory that all kernels share, which
 therefore stays in cache. For a softmax over rows of 64:
 
-    def block(a0, t0, t1, t2, c0, o0):  # 256 rows of 3072
+    def block(a0, t0, t1, t2, c0, o0):  # 512 rows of 3072
         reduce_max(a0, (1,), t0)
         copyto(t1, t0)
         sub_(a0, t1, t2)
@@ -35,7 +35,7 @@ from .arguments import Argument, Shape, constant, strided
 from .patterns import Region, grouped, region
 
 # Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache.
-BLOCK = 16384
+BLOCK = 32768
 # NumPy walks a broadcast operand row by row. Where rows are shorter than LONG_ROW, and there are at least SPREAD
 # elements, it is faster to lay the operand out in full first.
 LONG_ROW, SPREAD = 2048, 2048
@@ -59,7 +59,7 @@ class Rendered(NamedTuple):
 
 
 def render(kernel: Kernel) -> Rendered:
-    writer = {"scatter": _Scatter, "attention": _Attention}.get(kernel.kind, _Writer)(kernel)
+    writer: Any = {"scatter": _Scatter, "attention": _Attention}.get(kernel.kind, _Writer)(kernel)
     source = writer.text()
     namespace: dict[str, Any] = dict(runtime.NAMES)
     exec(compile(source, f"<{kernel.name}>", "exec"), namespace)
@@ -164,11 +164,14 @@ class _Writer:
         self.step = -(-self.rows // blocks)  # of about the same size
         self.blocked = self.step < self.rows
         self.partial = self.partial and self.blocked
+        self.once: list[bool] = []  # whether a value is the same for every block
+        for instr, shape in zip(kernel.body, self.shapes, strict=True):
+            self.once.append(self.blocked and shape[0] == 1 and all(self.once[s] for s in instr.src))
 
     def _phase(self, index: int) -> str:
-        """Before the blocks, in each, or after: only kernels that reduce over the blocks have more than one."""
+        """Before the blocks, in each, or after them."""
         if not self.partial:
-            return "block"
+            return "before" if self.once[index] else "block"
         if self.kernel.stage[index]:
             return "block" if self.kernel.body[index].op in REDUCTIONS else "after"
         return "block" if self.kernel.inner[index] else "before"
@@ -350,10 +353,10 @@ class _Writer:
         found = self.spreads.get((value, shape))
         if found is not None:
             return found
-        instr = self.kernel.body[value]
-        lasting = self.blocked and held[0] == 1 and instr.op == "load" and instr.arg[1].mask is None
-        slot, name = self._scratch(block, instr.dtype, lasting=lasting, cut=self._cut(shape, "head"))
-        if not lasting:  # else it is the same for every block
+        lasting = self._phase(value) == "before"
+        dtype = self.kernel.body[value].dtype
+        slot, name = self._scratch(block, dtype, lasting=lasting, cut=self._cut(shape, "head"))
+        if not lasting:
             self.spread_slots.setdefault(value, []).append(slot)
         self.lines["before" if lasting else "block"].append(f"copyto({name}, {self.names[value]})")
         self.spreads[value, shape] = name
@@ -366,7 +369,7 @@ class _Writer:
         if instr.op in ELEMENTWISE and phase == "block":
             for s in instr.src:  # compute in place over an operand that ends here
                 same = self.kernel.body[s].dtype == instr.dtype and self.shapes[s] == shape
-                kept = self.partial and (self._phase(s) != "block" or self._reduced(s))
+                kept = self._phase(s) != "block" or self._reduced(s)
                 if same and not kept and s in slots and last_use.get(s) == index:
                     prefer = slots.pop(s)
                     break

@@ -60,7 +60,7 @@ def half_matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 def sum_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """out = sum(a * b) along the last axis, which stays, with length 1."""
     if hasattr(np, "vecdot"):
-        np.vecdot(a, b, out, keepdims=True)
+        np.vecdot(a, b, out[..., 0])
     else:  # before NumPy 2
         np.einsum("...i,...i->...", a, b, out=out[..., 0])
 

@@ -1,0 +1,77 @@
+"""How many threads NumPy's BLAS may use, for as long as one kernel runs.
+
+Small products lose more by waking a second thread than they gain, now and then a thousand times as much, when the
+system lets the woken thread wait for the time slice of the one that waits for it. And a sum that several threads share
+would depend on how many there are. OpenBLAS, which NumPy's packages for most systems contain, can be told; with any
+other library everything runs as that library likes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from math import prod
+from typing import Any, Optional
+
+import numpy as np
+
+from ..kernel import Kernel
+
+# Products from here on may use all threads: of so many floating point operations, or with a matrix of so many bytes,
+# which is more than a core's own cache likes to hold.
+LARGE_OPERATIONS, LARGE_BYTES = 1 << 24, 1 << 20
+
+
+def is_large(kernel: Kernel) -> bool:
+    """Whether the kernel contains a product worth all threads."""
+    for instr in kernel.body:
+        if instr.op == "dot":
+            _, left, _, right = instr.arg
+            matrix = max(prod(view.shape[-2:]) for view in (left, right)) * instr.dtype.itemsize
+            operations = 2 * prod(kernel.shape[-2:]) * left.shape[-1]
+            return operations >= LARGE_OPERATIONS or matrix >= LARGE_BYTES
+    return False
+
+
+Functions = tuple[Callable[[], int], Callable[[int], Any]]
+
+
+def _find() -> Optional[Functions]:
+    """OpenBLAS's own functions that tell and set the number of threads, if they are there."""
+    try:
+        core = getattr(np, "_core", None) or np.core
+        library = ctypes.PyDLL(core._multiarray_umath.__file__)  # finds what that is linked with, too
+    except (AttributeError, OSError):
+        return None
+    for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", "")):
+        try:
+            found = (library[f"{prefix}openblas_{verb}_num_threads{suffix}"] for verb in ("get", "set"))
+            tell, put = found
+        except AttributeError:
+            continue
+        put.argtypes = [ctypes.c_int]
+        return tell, put
+    return None
+
+
+_FUNCTIONS = _find()
+
+
+def with_one_thread(run: Callable[[], None]) -> Callable[[], None]:
+    """`run`, during which BLAS works in the calling thread alone."""
+    if _FUNCTIONS is None:
+        return run
+    tell, put = _FUNCTIONS
+
+    def limited() -> None:
+        threads = tell()
+        if threads == 1:
+            run()
+            return
+        put(1)
+        try:
+            run()
+        finally:
+            put(threads)
+
+    return limited
