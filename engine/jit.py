@@ -23,9 +23,11 @@ take turns.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from math import prod
+from operator import is_
 from typing import Any, Optional
 
 from ..backends.base import Buffer, adjacent
@@ -243,6 +245,14 @@ class Plan:
                 captured.grad = result(capture.new_grad._node)
         self.returned = [result(node) for node in returned]
         self.results = results
+        # What a replay goes through, so that it need not look at all captures every time.
+        self.stand_ins = [c.stand_in for c in self.captures]
+        self.outer = [c.tensor for c in self.captures if c.tensor is not None and c.parent is None]
+        self.flags = [c.requires_grad for c in self.captures if c.tensor is not None and c.parent is None]
+        self.inner = [(i, c) for i, c in enumerate(self.captures) if c.tensor is None or c.parent is not None]
+        self.rebound = [(i, c) for i, c in enumerate(self.captures) if c.value is not None or c.grad_changed]
+        self.reads_grads = any(c.grad_read for c in self.captures)
+        self.seen: list[weakref.ref[Node]] = []  # what `outer` was bound to when it was last looked at closely
 
     def _build(self) -> None:
         image = simplify(self.results)
@@ -369,6 +379,7 @@ class Plan:
                 self.fixed[node] = arenas[arena].slice(offset, life.nbytes)
         self.launches: list[Any] = [None] * len(steps)
         self.bound: dict[Node, tuple[Any, int]] = {}  # memory and offset that the launches have for what may move
+        self.where: Optional[tuple[list[Any], list[int]]] = None  # the same of all, in the order of a replay
         self.users: dict[Node, list[int]] = {}
         for number, step in enumerate(steps):
             for node in (*step.inputs, *step.outputs):
@@ -380,22 +391,34 @@ class Plan:
 
     def holds(self) -> bool:
         """Whether everything that the trace depended on still is so."""
-        return all(getattr(o, a) == v for o, a, v in self.guards) and all(c.holds() for c in self.captures)
+        for owner, attribute, value in self.guards:
+            if getattr(owner, attribute) != value:
+                return False
+        bound = [t._node for t in self.outer]
+        if (
+            not self.reads_grads
+            and bound == [r() for r in self.seen]
+            and self.flags == [n.requires_grad for n in bound]
+        ):
+            return True
+        if not all(c.holds() for c in self.captures):
+            return False
+        self.seen = [weakref.ref(node) for node in bound]
+        return True
 
     @profile.span("replay")
     def run(self, arguments: list[Tensor]) -> Any:
         """One replay: the results, in the structure that the function returned."""
         for generator in random.generators():
             generator.settle()
-        targets = [c.find(arguments) for c in self.captures]
+        targets: list[Tensor] = self.outer.copy()
+        for i, captured in self.inner:  # in the order of the captures
+            targets.insert(i, captured.find(arguments))
         _own_memory(targets)
         # Asked before anything here holds their buffers too.
-        alone = [c.value is not None and trace.alone(t) for c, t in zip(self.captures, targets, strict=True)]
-        buffers: dict[Node, Buffer] = {}
-        for captured, t in zip(self.captures, targets, strict=True):
-            assert t._node.buffer is not None
-            buffers[captured.stand_in] = t._node.buffer
-        grads = [self._old_grad(c, t) for c, t in zip(self.captures, targets, strict=True)]
+        alone = {i: trace.alone(targets[i]) for i, c in self.rebound if c.value is not None}
+        buffers: dict[Node, Buffer] = dict(zip(self.stand_ins, [t._node.buffer for t in targets]))  # type: ignore[arg-type]
+        grads = {i: self._old_grad(c, targets[i]) for i, c in self.rebound}
         output = self._output_buffers(targets, alone, grads)
         self._join_buffers(buffers)
         self._divide_buffers(buffers, output)
@@ -417,15 +440,17 @@ class Plan:
         return t._grad
 
     def _output_buffers(
-        self, targets: list[Tensor], alone: list[bool], grads: list[Optional[Tensor]]
+        self, targets: list[Tensor], alone: dict[int, bool], grads: dict[int, Optional[Tensor]]
     ) -> dict[int, Buffer]:
         """Memory for each result: that of the value which it replaces, a spare, or new. What is part of a larger value
         gets the first only."""
         output: dict[int, Buffer] = {}
-        for captured, t, sole, grad in zip(self.captures, targets, alone, grads, strict=True):
-            if captured.value is not None and captured.donated and sole:
-                assert t._node.buffer is not None
-                output[captured.value] = t._node.buffer
+        for i, captured in self.rebound:
+            grad = grads[i]
+            if captured.value is not None and captured.donated and alone[i]:
+                buffer = targets[i]._node.buffer
+                assert buffer is not None
+                output[captured.value] = buffer
             if captured.grad is not None and grad is not None and captured.grad not in output:
                 assert grad._node.buffer is not None
                 output[captured.grad] = grad._node.buffer
@@ -482,6 +507,10 @@ class Plan:
 
     def _bind(self, buffers: dict[Node, Buffer]) -> None:
         """Make the launches whose buffers are not where they were at the last replay."""
+        where = [buffer.handle for buffer in buffers.values()], [buffer.offset for buffer in buffers.values()]
+        if self.where is not None and all(map(is_, where[0], self.where[0])) and where[1] == self.where[1]:
+            return
+        self.where = None
         moved = {number for number, launch in enumerate(self.launches) if launch is None}
         for node, buffer in buffers.items():
             handle, offset = self.bound.get(node, (None, 0))
@@ -502,10 +531,17 @@ class Plan:
             else:
                 self.launches[number] = executable.bind(used)
 
+        self.where = where
+
     def _rebind(
-        self, targets: list[Tensor], alone: list[bool], grads: list[Optional[Tensor]], output: dict[int, Buffer]
+        self,
+        targets: list[Tensor],
+        alone: dict[int, bool],
+        grads: dict[int, Optional[Tensor]],
+        output: dict[int, Buffer],
     ) -> None:
-        for captured, t, sole, grad in zip(self.captures, targets, alone, grads, strict=True):
+        for i, captured in self.rebound:
+            t, sole, grad = targets[i], alone.get(i), grads[i]
             if captured.grad_changed:
                 if captured.grad is None:
                     t._grad = None
@@ -558,13 +594,10 @@ def _under_reshapes(node: Node) -> Node:
 
 def _own_memory(tensors: list[Tensor]) -> None:
     """Make every Tensor a leaf with contiguous memory, those that are not yet in one schedule."""
-    pending = []
-    for t in tensors:
-        node = t._node
-        if node.buffer is None or node.src:
-            pending.append(t)
-    if not pending:
+    bound = [t._node for t in tensors]
+    if None not in [n.buffer for n in bound] and not any([n.src for n in bound]):
         return
+    pending = [t for t in tensors if t._node.buffer is None or t._node.src]
     fresh = []
     for t in pending:
         node = t._node
