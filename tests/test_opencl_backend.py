@@ -17,6 +17,8 @@ from clgrad.backends.base import DeviceError
 from clgrad.backends.opencl import backend as opencl_backend
 from clgrad.backends.opencl import cache, progress
 from clgrad.backends.opencl import device as opencl_device
+from clgrad.backends.opencl.render import render
+from clgrad.backends.opencl.shapes import TABLE
 from clgrad.backends.view import View
 
 # -- gather and scatter -------------------------------------------------------------------------------------------
@@ -276,6 +278,21 @@ def test_parts_of_one_buffer_share_a_source(backend):
         part = x[offset : offset + 40]
         want[2 * offset : 2 * offset + 40] = part - part[::-1]
         same(backend.download(buffers[1], dtypes.float32, 1400), want, str(kernel))
+
+
+@pytest.mark.parametrize("specialise", [False, True])
+def test_gpus_get_their_many_work_groups_along_dimension_0(specialise):
+    """Some drivers take no more than 65,535 along the others."""
+    x, many = np.ones(1, "f4"), 200000
+    loop = Body((many, 3))
+    wide = loop.kernel("loop", [loop.load(x, View(loop.shape, (1, many)))], views=[View(loop.shape, (3, 1))])
+    row = Body((many, 5))
+    rows = row.kernel("row", [row.add("reduce_sum", row.load(x))], (1,), [View(row.shape, (1, 0))])
+    column = Body((many, 6, 7))
+    columns = column.kernel("row", [column.add("reduce_sum", column.load(x))], (1,), [View(column.shape, (7, 0, 1))])
+    for kernel in (wide, rows, columns):
+        rendered = render(kernel, TABLE["gpu"], specialise)
+        assert rendered.global_size[0] >= many and all(size <= 65535 for size in rendered.global_size[1:])
 
 
 def test_bound_launches_run_again_on_what_the_buffers_hold(backend):

@@ -15,6 +15,7 @@ class Shapes:
     loop_group: tuple[int, int] = (256, 1)  # (innermost dimension, outer dimensions) of an elementwise work-group
     narrow_group: tuple[int, int] = (8, 8)  # the same where the innermost dimension is shorter than `narrow`
     narrow: int = 32
+    loop_flat: bool = False  # every element of a loop along dimension 0 of the launch
     vectors: bool = True  # loops and rows are written in vectors of `row_lanes`, where they can be; else in plain loops
     vector_group: int = 64  # vectors of an elementwise work-group
     row_lanes: int = 16  # independent accumulators of a row's reduction, each a vector lane
@@ -54,7 +55,7 @@ TABLE = {
         dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(4, 8),
     ),
     "gpu": Shapes(
-        loop_group=(128, 1), vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128,
+        loop_group=(128, 1), loop_flat=True, vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128,
         dot_vector=4, dot_outer=(4, 4), dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8),
         scatter_lanes=1, scatter_parts=256,
         attention_lanes=1, attention_step=4, attention_block=16, attention_group=64,

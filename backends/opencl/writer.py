@@ -115,6 +115,22 @@ class Writer:
                 terms.append(f"{coords[axis]} < {self.number(f'{name}_hi{axis}', hi)}")
         return " && ".join(terms)
 
+    def guard(self, index: str, name: str, size: int, group: int) -> None:
+        """Leave the work-items that only fill up the last work-group of `group`."""
+        if not (self.specialise and size % group == 0) and group > 1:
+            self.line(f"if ({index} >= {self.number(name, size)}) return;")
+
+    def live(self) -> list[int]:
+        """The values that reach an output."""
+        wanted: set[int] = set()
+        pending = [out.value for out in self.kernel.outputs]
+        while pending:
+            i = pending.pop()
+            if i not in wanted:
+                wanted.add(i)
+                pending += self.kernel.body[i].src
+        return sorted(wanted)
+
     # -- values ---------------------------------------------------------------------------------------------------
 
     def read(self, slot: int, position: str) -> str:
