@@ -287,9 +287,12 @@ def test_gpus_get_their_many_work_groups_along_dimension_0(specialise):
     loop = Body((many, 3))
     wide = loop.kernel("loop", [loop.load(x, View(loop.shape, (1, many)))], views=[View(loop.shape, (3, 1))])
     row = Body((many, 5))
-    rows = row.kernel("row", [row.add("reduce_sum", row.load(x))], (1,), [View(row.shape, (1, 0))])
+    rows = row.kernel(
+        "row", [row.add("reduce_sum", row.load(x, View.contiguous(row.shape)))], (1,), [View(row.shape, (1, 0))]
+    )
     column = Body((many, 6, 7))
-    columns = column.kernel("row", [column.add("reduce_sum", column.load(x))], (1,), [View(column.shape, (7, 0, 1))])
+    summed = column.add("reduce_sum", column.load(x, View.contiguous(column.shape)))
+    columns = column.kernel("row", [summed], (1,), [View(column.shape, (7, 0, 1))])
     for kernel in (wide, rows, columns):
         rendered = render(kernel, TABLE["gpu"], specialise)
         assert rendered.global_size[0] >= many and all(size <= 65535 for size in rendered.global_size[1:])
