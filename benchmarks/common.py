@@ -27,29 +27,54 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def seconds(run: Callable[[], Any], times: int = 1) -> float:
-    """How long a call takes, on average over `times` of them."""
+def seconds(run: Callable[[], Any]) -> float:
+    """How long a call takes."""
     start = time.perf_counter()
-    for _ in range(times):
-        run()
-    return (time.perf_counter() - start) / times
+    run()
+    return time.perf_counter() - start
+
+
+# How long the threads of a participant go on spinning for work after its turn, in seconds, and take the processor from
+# the next one: OpenBLAS' for some 130 ms (whatever they yield, OpenMP's threads get into each other's way meanwhile),
+# OpenMP's in torch for 15. OpenCL's sleep at once.
+SPINS = {"blas": 0.18, "NUMPY": 0.18, "torch": 0.03}
+
+
+def settle(last: str | None, now: str) -> None:
+    """Wait until the threads of the participant before sleep, unless its turn was of the same kind."""
+    before, after = (str(name).split()[0].rstrip(",") for name in (last, now))
+    if before in SPINS and SPINS[before] != SPINS.get(after):
+        time.sleep(SPINS[before])
 
 
 def in_turns(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """What each of `runs` returns in each of `rounds`, one after another, so that a busy machine slows all of them."""
     results: dict[str, list[float]] = {name: [] for name in runs}
+    last = None
     for _ in range(rounds):
         for name, run in runs.items():
-            time.sleep(0.002)  # threads of the one before may spin for a while before they sleep
+            settle(last, name)
             results[name].append(run())
+            last = name
     return results
 
 
-def timer(run: Callable[[], Any], least: float) -> Callable[[], float]:
-    """A turn: the seconds of one call of `run`, averaged over as many as take `least` seconds. Warms up now."""
+def timer(run: Callable[[], Any], least: float, measured: Callable[[], float] | None = None) -> Callable[[], float]:
+    """A turn: the seconds of one call of `run`, or what `measured`, which calls it, gives.
+
+    It begins with calls that do not count, for `least` seconds: threads that were asleep may first all wake up on one
+    core. Then it is the median of as many as take `least` seconds. Calls `run` now, so that it is built.
+    """
     run()
-    times = max(1, round(least / max(seconds(run), 1e-7)))
-    return lambda: seconds(run, times)
+    times = max(1, round(least / max(min(seconds(run) for _ in range(3)), 1e-7)))
+
+    def turn() -> float:
+        start = time.perf_counter()
+        while time.perf_counter() - start < least:
+            run()
+        return median([measured() if measured else seconds(run) for _ in range(times)])
+
+    return turn
 
 
 def copier(nbytes: int, threads: int) -> Callable[[], None]:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple, Optional
 
-from common import copier, described, in_turns, median, names, seconds, table, timer, use_threads, write_json
+from common import copier, described, in_turns, median, names, table, timer, use_threads, write_json
 from train_step import CONFIGS, OPTIMIZER
 
 Arrays = dict[str, Any]
@@ -293,7 +293,6 @@ class Ours:
                 output.assign(result)
 
         self.run = run
-        self.times = 1
 
     def results(self, case: Case) -> list[Any]:
         self.run()
@@ -304,24 +303,15 @@ class Ours:
         self.run()
         self.backend.synchronize()
 
-    def prepare(self, least: float) -> None:
-        self.call()
-        self.times = max(1, round(least / max(seconds(self.call), 1e-7)))
-
     def kernel_seconds(self) -> float:
-        """A turn: the time of the kernels alone, averaged over some calls."""
+        """The time of the kernels alone in one call."""
         from clgrad.engine import profile
 
         with profile.recording() as log:
-            for _ in range(self.times):
-                self.run()
+            self.run()
             launches = log.finished()
-        self.kernels = len(launches) // self.times
-        return sum(launch.end - launch.start for launch in launches) * 1e-9 / self.times
-
-    def wall_seconds(self) -> float:
-        """A turn: the whole of a call, waited for."""
-        return seconds(self.call, self.times)
+        self.kernels = len(launches)
+        return sum(launch.end - launch.start for launch in launches) * 1e-9
 
 
 class Theirs:
@@ -361,10 +351,6 @@ def measure(
 
     ours = {device: Ours(case, device) for device in devices}
     turns: dict[str, Callable[[], float]] = {}
-    if case.blas is not None:
-        a, b = case.blas
-        out = np.empty((*a.shape[:-1], b.shape[-1]), np.float32)
-        turns["blas"] = timer(lambda: np.matmul(a, b, out=out), least)
     if not case.flops:
         for n in dict.fromkeys((1, threads)):
             turns[f"copy {n}"] = timer(copier(case.nbytes, n), least)
@@ -373,11 +359,15 @@ def measure(
         torch_case = Theirs(case)
         expected = [e.copy() for e in torch_case.results(case)]
         turns["torch"] = timer(torch_case.run, least)
+    if case.blas is not None:
+        a, b = case.blas
+        out = np.empty((*a.shape[:-1], b.shape[-1]), np.float32)
+        turns["blas"] = timer(lambda: np.matmul(a, b, out=out), least)
     for device, one in ours.items():
         if expected is not None:
             check(case, device, one.results(case), expected)
-        one.prepare(least)
-        turns[device], turns[f"{device} wall"] = one.kernel_seconds, one.wall_seconds
+        turns[device] = timer(one.call, least, one.kernel_seconds)
+        turns[f"{device} wall"] = timer(one.call, least)
     medians = {name: median(values) for name, values in in_turns(turns, rounds).items()}
     return medians | {f"{device} kernels": one.kernels for device, one in ours.items()}
 

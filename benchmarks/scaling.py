@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --quick                              three points an axis instead of five
 
 One size of the configuration is varied at a time; with the width the number of heads grows, so that a head keeps its
-size. Participants take turns at each point, with the same weights and batches; a time is the median of its steps.
+size. Participants take turns at each point, with the same weights and batches; a time is the median of its rounds.
 
 The table shows for each time the local exponent: log(t / t before) / log(n / n before). A cost that is linear has 1;
 a fixed cost pulls it below. Depth and batch should not rise above 1, width and length not above 2; where it is above
@@ -18,7 +18,7 @@ import gc
 from math import log
 from typing import Any
 
-from common import described, in_turns, median, names, seconds, table, use_threads, write_json
+from common import described, in_turns, median, names, table, timer, use_threads, write_json
 from train_step import CONFIGS, clgrad_step, torch_step
 
 AXES = {"depth": "n_layer", "width": "n_embd", "length": "block_size", "batch": "batch"}
@@ -47,7 +47,7 @@ def points(config: str, axis: str, quick: bool) -> list[dict[str, int]]:
     return found
 
 
-def measure(sizes: dict[str, int], devices: list[str], peers: list[str], threads: int, steps: int) -> dict[str, float]:
+def measure(sizes: dict[str, int], devices: list[str], peers: list[str], threads: int, rounds: int) -> dict[str, float]:
     """Seconds of a step of each participant."""
     import numpy as np
 
@@ -69,8 +69,8 @@ def measure(sizes: dict[str, int], devices: list[str], peers: list[str], threads
     for name, loss in others:
         if not abs(loss - first[1]) < 1e-3:
             raise SystemExit(f"{sizes}: the loss is {first[1]:.6f} on {first[0]} and {loss:.6f} on {name}")
-    turns = {name: lambda step=step: seconds(lambda: step(x, y)) for name, step in participants.items()}
-    result = {name: median(values) for name, values in in_turns(turns, steps).items()}
+    turns = {name: timer(lambda step=step: step(x, y), 0.02) for name, step in participants.items()}
+    result = {name: median(values) for name, values in in_turns(turns, rounds).items()}
     del participants, turns
     gc.collect()  # the memory of this point is not the next one's
     return result
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--axes", default=",".join(AXES), help="with commas between them")
     parser.add_argument("--devices", default="NUMPY,CL", help="clgrad's devices, with commas between them")
     parser.add_argument("--peers", default="torch", help='"torch", or nothing: --peers ""')
-    parser.add_argument("--steps", type=int, help="at each point; 7, or 5 with --quick")
+    parser.add_argument("--rounds", type=int, help="turns of a few steps at each point; 7, or 5 with --quick")
     parser.add_argument("--threads", type=int, default=2, help="of each participant")
     parser.add_argument("--quick", action="store_true", help="half, once and twice each size")
     parser.add_argument("--plot", metavar="FILE", help="draw it too, with matplotlib")
@@ -137,13 +137,13 @@ def main(arguments: list[str] | None = None) -> None:
     devices, peers = names(options.devices), names(options.peers)
     if not devices + peers:
         parser.error("nothing to measure: name --devices or --peers")
-    steps = options.steps or (5 if options.quick else 7)
+    rounds = options.rounds or (5 if options.quick else 7)
 
     report: dict[str, Any] = {}
     for axis in names(options.axes):
         sizes = points(options.config, axis, options.quick)
         amounts = [s[AXES[axis]] for s in sizes]
-        found = [measure(s, devices, peers, options.threads, steps) for s in sizes]
+        found = [measure(s, devices, peers, options.threads, rounds) for s in sizes]
         report[axis] = {"amounts": amounts, "sizes": sizes, "seconds": found}
         header = [axis]
         for name in found[0]:
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(table(header, rows_of(axis, amounts, found, "torch" in peers)) + "\n", flush=True)
     if options.plot:
         plot(options.plot, report)
-    about = {"config": options.config, "threads": options.threads, "steps": steps, "devices": described(devices)}
+    about = {"config": options.config, "threads": options.threads, "rounds": rounds, "devices": described(devices)}
     write_json(options.json, about | {"axes": report})
 
 

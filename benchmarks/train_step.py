@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
-from common import described, matmul_timers, names, table, use_threads, write_json
+from common import described, matmul_timers, names, settle, table, use_threads, write_json
 
 CONFIGS: dict[str, dict[str, int]] = {
     "nanogpt-cpu": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch": 12, "vocab_size": 65},
@@ -142,8 +142,11 @@ def torch_step(sizes: dict[str, int], weights, threads: int) -> Step:
 def measure(participants: dict[str, Step], batches, counters) -> dict[str, dict[str, Any]]:
     """Every participant over all batches, in turns of BURST steps: losses, milliseconds, and kernels of a last step."""
     results: dict[str, dict[str, Any]] = {name: {"losses": [], "step_ms": []} for name in participants}
+    last = None
     for start in range(0, len(batches), BURST):
         for name, step in participants.items():
+            settle(last, name)
+            last = name
             for x, y in batches[start : start + BURST]:
                 before, began = counters(name), time.perf_counter()
                 results[name]["losses"].append(step(x, y))

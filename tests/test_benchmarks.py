@@ -120,7 +120,7 @@ def test_the_benchmark_of_kernels_has_all_shapes_and_transpositions_of_a_step(lo
 def test_scaling_prints_exponents_and_draws(load, tmp_path, capsys):
     report, picture = tmp_path / "report.json", tmp_path / "scaling.png"
     module = load("scaling")
-    arguments = ["--config", "tiny", "--axes", "width,batch", "--devices", "NUMPY", "--quick", "--steps", "1"]
+    arguments = ["--config", "tiny", "--axes", "width,batch", "--devices", "NUMPY", "--quick", "--rounds", "1"]
     module.main([*arguments, "--json", str(report), "--plot", str(picture)])
     axes = json.loads(report.read_text())["axes"]
     assert axes["width"]["amounts"] == [8, 16, 32] and axes["batch"]["amounts"] == [1, 2, 4]
