@@ -7,7 +7,7 @@ reads and writes, in an order in which they can run, and the reason of every dec
                            dot  p, v                   writes the result
 
 It goes in four moves. First some nodes become *stored*: those that are wanted, every reduction, dot and scatter, the
-operands of dots, and what is read several times and dear to compute again (`worth_storing` is the whole cost rule).
+operands of dots, and what is read several times and dear to compute again (`cost.py` is the whole rule).
 Each stored node begins as a group of its own. Then a group joins the group of a reader whenever one kernel can express
 both (`lowering.Body` is the judge) and no third kernel stands between them. Then groups over the same space join side
 by side, if they read the same thing or are short. At last each group keeps as outputs only what others still read.
@@ -25,6 +25,7 @@ from ..backends.kernel import Kernel
 from ..backends.view import View
 from . import profile
 from .attention import siblings
+from .cost import Costs
 from .lowering import (
     Body,
     Cut,
@@ -43,10 +44,6 @@ from .lowering import (
 from .node import Node, make, topological
 from .ops import MOVEMENT, REDUCE
 
-# The cost rule's numbers. A value read by several kernels is stored rather than computed again when that takes
-# more than CHEAP_OPS operations, or more than one full-sized read, or a transcendental function.
-CHEAP_OPS = 12
-DEEP = 64  # longer chains of elementwise operations are cut, so that kernels stay of a size compilers like
 LARGEST_BODY = 320  # instructions
 MOST_BUFFERS = 44  # inputs and outputs of a merged kernel: OpenCL guarantees 1024 bytes of arguments, each takes 16
 SMALL = 1 << 17  # points of the iteration space of a kernel that is over sooner than the next one is launched
@@ -55,7 +52,6 @@ READERS = {
     "dot": slice(None), "attention": slice(None), "gather": slice(1), "scatter_add": slice(None),
     "scatter_set": slice(1, None),
 }  # fmt: skip
-TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "erf", "expm1", "log1p", "pow", "gather"))
 SCATTERS = ("scatter_add", "scatter_set")
 HEAVY = frozenset((*REDUCE, "dot", "attention", "copy", *SCATTERS))
 
@@ -177,7 +173,7 @@ class _Scheduler:
                     readers[source] = readers.get(source, 0) + 1
         for node in self.wanted:
             self._store(node, "stored: it is asked for")
-        cost = _Costs(self._is_stored)
+        cost = Costs(self._is_stored)
         for node in self.order:
             if node.in_memory:
                 continue
@@ -538,59 +534,3 @@ def _size(space: Space) -> int:
     for n in space.shape:
         size *= n
     return size
-
-
-@dataclass
-class _Cost:
-    """What it takes to compute a value from memory: operations, full-sized reads, transcendental functions, depth."""
-
-    ops: int
-    reads: frozenset[Node]
-    dear: bool
-    depth: int
-
-
-class _Costs:
-    """The cost rule. A value that is stored costs one read; anything else what its sources cost, and its own."""
-
-    def __init__(self, is_stored):
-        self._is_stored = is_stored
-        self._known: dict[Node, _Cost] = {}
-
-    def of(self, node: Node) -> _Cost:
-        if self._is_stored(node):
-            return _Cost(0, frozenset((node,)), False, 0)
-        cost = self._known.get(node)
-        if cost is None:
-            cost = self._known[node] = self._compute(node)
-        return cost
-
-    def _compute(self, node: Node) -> _Cost:
-        if not node.src:
-            return _Cost(0, frozenset(), False, 0)
-        parts = [self.of(s) for s in node.src]  # sources come first in the order, so this does not recurse deep
-        if node.op in MOVEMENT:
-            part = parts[0]
-            return _Cost(part.ops, part.reads if node.op != "expand" else frozenset(), part.dear, part.depth)
-        reads = frozenset().union(*(p.reads for p in parts)) if node.op != "random" else frozenset()
-        return _Cost(
-            min(1 + sum(p.ops for p in parts), 10**6),
-            reads if len(reads) < 4 else frozenset(list(reads)[:4]),
-            node.op in TRANSCENDENTAL or any(p.dear for p in parts),
-            1 + max(p.depth for p in parts),
-        )
-
-    def worth_storing(self, node: Node, readers: int) -> str:
-        """Why to store an elementwise value, or "" to compute it again in each kernel that reads it."""
-        cost = self.of(node)
-        if cost.depth >= DEEP:
-            return f"stored: {DEEP} operations in a chain are enough for one kernel"
-        if readers < 2:
-            return ""
-        if cost.dear:
-            return f"stored: read {readers} times, and a transcendental function is dear"
-        if len(cost.reads) > 1:
-            return f"stored: read {readers} times, and costs {len(cost.reads)} reads to compute again"
-        if cost.ops > CHEAP_OPS:
-            return f"stored: read {readers} times, and costs {cost.ops} operations to compute again"
-        return ""
