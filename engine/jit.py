@@ -34,6 +34,7 @@ from ..backends.base import Buffer, adjacent
 from . import debug, profile, random, tensor, trace
 from . import node as nodes
 from . import realize as realizing
+from .arguments import filled, flattened, signature
 from .device import Device
 from .memory import Life, place
 from .node import Node
@@ -70,7 +71,7 @@ class jit:
         if trace.active() is not None:  # inside another traced function: part of it
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
-        key = (_signature((args, kwargs), tensors), tensor.grad_enabled())
+        key = (signature((args, kwargs), tensors), tensor.grad_enabled())
         for plan in self.plans.get(key, ()):
             if plan.holds():
                 return plan.run(tensors)
@@ -83,57 +84,6 @@ class jit:
     def last(self) -> Plan:
         """The plan traced last, for those who want to look at its schedule."""
         return list(self.plans.values())[-1][-1]
-
-
-def _signature(value: Any, tensors: list[Tensor]) -> Hashable:
-    """What must be equal for a plan to serve again; Tensors are appended to `tensors` on the way."""
-    if isinstance(value, Tensor):
-        place = next((i for i, t in enumerate(tensors) if t is value), len(tensors))
-        if place == len(tensors):
-            tensors.append(value)
-        node = value._node
-        return place, node.shape, node.dtype, node.device, node.requires_grad
-    if isinstance(value, (tuple, list)):
-        return type(value).__name__, *(_signature(v, tensors) for v in value)
-    if isinstance(value, dict):
-        return "dict", *((k, _signature(v, tensors)) for k, v in value.items())
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"jit: an argument of type {type(value).__name__} cannot be part of a signature; "
-            "pass a Tensor, a hashable value, or a tuple, list or dict of those"
-        ) from None
-    return type(value).__name__, value
-
-
-def _outputs(value: Any, found: list[Tensor], name: str) -> Any:
-    """The structure of a result with each Tensor replaced by its number in `found`."""
-    if isinstance(value, Tensor):
-        found.append(value)
-        return len(found) - 1
-    if value is None:
-        return None
-    if isinstance(value, (tuple, list)):
-        parts = [_outputs(v, found, name) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, dict):
-        return {k: _outputs(v, found, name) for k, v in value.items()}
-    raise TypeError(
-        f"jit: {name} returned a value of type {type(value).__name__}; a replay can only return Tensors (and "
-        "tuples, lists and dicts of them), because everything else would keep the value that it had while tracing"
-    )
-
-
-def _filled(structure: Any, results: list[Tensor]) -> Any:
-    if structure is None:
-        return None
-    if isinstance(structure, int):
-        return results[structure]
-    if isinstance(structure, dict):
-        return {k: _filled(v, results) for k, v in structure.items()}
-    parts = [_filled(v, results) for v in structure]
-    return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
 
 
 class Captured:
@@ -207,7 +157,7 @@ class Plan:
         found: list[Tensor] = []
         tracing = trace.Trace(name)
         with tracing:
-            self.structure = _outputs(profile.span("trace")(function)(*args, **kwargs), found, name)
+            self.structure = flattened(profile.span("trace")(function)(*args, **kwargs), found, name)
             for generator in random.generators():
                 generator.settle()
             returned = [t.node for t in found]
@@ -431,7 +381,7 @@ class Plan:
                 output[number] = realizing.duplicate(buffers.get(node) or node.buffer, node)
         self._rebind(targets, alone, grads, output)
         results = [Tensor._wrap(self._leaf(number, output)) for number in self.returned]
-        return _filled(self.structure, results)
+        return filled(self.structure, results)
 
     def _old_grad(self, captured: Captured, t: Tensor) -> Optional[Tensor]:
         """The Tensor in `.grad`, if the plan replaces it and nobody else holds it: its memory serves again."""
