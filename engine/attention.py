@@ -70,9 +70,17 @@ class Part(NamedTuple):
 
 
 def takes(q: Node, k: Node, v: Node, mask: Optional[Node]) -> bool:
-    """Whether kernels take these operands, which have one dtype and one batch shape."""
+    """Whether kernels take these operands, which have one dtype and one batch shape.
+
+    Not those of a single query, whose scores are no more than its keys: two products and a softmax are faster.
+    """
     sizes = 0 not in (*q.shape, *k.shape, *v.shape) and max(q.shape[-1], v.shape[-1]) <= LARGEST_HEAD
-    return sizes and is_float(q.dtype) and (mask is None or is_bool(mask.dtype) or mask.dtype == q.dtype)
+    return (
+        sizes
+        and q.shape[-2] > 1
+        and is_float(q.dtype)
+        and (mask is None or is_bool(mask.dtype) or mask.dtype == q.dtype)
+    )
 
 
 def attention(q: Node, k: Node, v: Node, mask: Optional[Node], scale: float, causal: bool) -> Node:
