@@ -367,7 +367,7 @@ class Plan:
         _own_memory(targets)
         # Asked before anything here holds their buffers too.
         alone = {i: trace.alone(targets[i]) for i, c in self.rebound if c.value is not None}
-        buffers: dict[Node, Buffer] = dict(zip(self.stand_ins, [t._node.buffer for t in targets]))  # type: ignore[arg-type]
+        buffers: dict[Node, Buffer] = dict(zip(self.stand_ins, [t._node.buffer for t in targets]))  # type: ignore[misc]
         grads = {i: self._old_grad(c, targets[i]) for i, c in self.rebound}
         output = self._output_buffers(targets, alone, grads)
         self._join_buffers(buffers)
