@@ -99,10 +99,8 @@ def _attention_in_one(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], c
         return None
     masks = [] if mask is None else [mask.shape[:-2]]
     batch = broadcast_shape("scaled_dot_product_attention", *(x.shape[:-2] for x in (q, k, v)), *masks)
-    operands = [x.broadcast_to(batch + x.shape[-2:])._source() for x in (q, k, v)]
-    if mask is not None:
-        mask = mask.broadcast_to((*batch, q.shape[-2], k.shape[-2]))
-    node = None if mask is None else mask._source()
-    if not attention.takes(*operands, node):
+    queries, keys, values = (x.broadcast_to(batch + x.shape[-2:])._source() for x in (q, k, v))
+    bias = None if mask is None else mask.broadcast_to((*batch, q.shape[-2], k.shape[-2]))._source()
+    if not attention.takes(queries, keys, values, bias):
         return None
-    return type(q)._wrap(attention.attention(*operands, node, 1 / sqrt(q.shape[-1]), causal))
+    return type(q)._wrap(attention.attention(queries, keys, values, bias, 1 / sqrt(q.shape[-1]), causal))
