@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Union
 from weakref import WeakValueDictionary
 
@@ -27,7 +28,8 @@ from . import cache, functions
 from .device import describe
 from .progress import Progress
 from .render import render
-from .shapes import Shapes, shapes_for
+from .shapes import Shapes, limited, shapes_for, tile_bytes
+from .tuning import tuned
 from .writer import NAME, Rendered
 
 HEADER = "#pragma OPENCL FP_CONTRACT OFF\n"
@@ -71,9 +73,13 @@ class OpenCLBackend(Backend):
             raise DeviceError(f"{name} ({device.name.strip()}) cannot be opened: {error}") from error
         index = int(name.partition(":")[2] or 0)
         self.info = describe(device, index)
-        self.shapes = shapes or shapes_for(
-            self.info.kind, device.native_vector_width_float, self.info.compute_units, device.local_mem_size
-        )
+        self.table = shapes_for(
+            self.info.kind, device.native_vector_width_float, self.info.compute_units, device.local_mem_size,
+            device.vendor, device.max_work_group_size,
+        )  # fmt: skip
+        self.shapes = shapes or tuned(device, self.table)
+        if shapes is None and self.shapes != self.table:  # a run's record has it from here
+            self.info = replace(self.info, description=f"{self.info.description}, tuned {_digest(str(self.shapes))}")
         self.vectors_aligned = device.mem_base_addr_align // 8 >= 128 or self.shapes.dot_vector * 4 <= 16
         self.options = ["-cl-std=CL1.2"]
         if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
@@ -181,6 +187,13 @@ class OpenCLBackend(Backend):
 
     def supports(self, dtype: DType) -> bool:
         return dtype != float64 or self.info.features["fp64"]
+
+    def can_use(self, shapes: Shapes) -> bool:
+        """Whether the device has work-groups and local memory as large as `shapes` wants."""
+        device = self.device
+        return limited(shapes, device.max_work_group_size) == shapes and (
+            tile_bytes(shapes, shapes.dot_tile) <= device.local_mem_size or shapes.dot_tile == (0, 0)
+        )
 
     def lower(self, kernels: Sequence[Kernel], specialise: bool = False) -> list[Executable]:
         with self.lock:

@@ -8,6 +8,7 @@ alone, never on a timing. (The tiles of dots decide no order, and follow the num
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,51 @@ TABLE = {
         attention_heads=2**31,
     ),
 }  # fmt: skip
+# What is known of the makes of GPUs: how many work-items run in step (32; 64; 8 to 32; 16 to 128), and how many
+# registers each has. `clgrad tune` finds better numbers for the one at hand.
+TABLE |= {
+    "nvidia": replace(TABLE["gpu"], loop_group=(256, 1), row_team=128),
+    "amd": replace(TABLE["gpu"], loop_group=(256, 1), row_team=256, row_group=128),
+    "intel gpu": replace(TABLE["gpu"], row_team=64, dot_group=(8, 8), dot_plain_group=(16, 4)),
+    "mobile": replace(TABLE["gpu"], loop_group=(64, 1), row_team=64, dot_group=(8, 8), dot_plain_group=(8, 8)),
+}
+MAKES = {  # what a platform's vendor contains, in small letters
+    "nvidia": "nvidia", "advanced micro devices": "amd", "amd": "amd", "intel": "intel gpu",
+    "qualcomm": "mobile", "arm": "mobile", "imagination": "mobile", "samsung": "mobile",
+}  # fmt: skip
+GROUPS = ("loop_group", "narrow_group", "dot_group", "dot_plain_group")
+LONG_GROUPS = ("vector_group", "row_group", "row_team", "attention_group")
 
 
-def shapes_for(kind: str, vector: int, processors: int, local_memory: int) -> Shapes:
+def shapes_for(
+    kind: str, vector: int, processors: int, local_memory: int, vendor: str = "", work_group: int = 2**16
+) -> Shapes:
     """The row of the table for a device, with tiles of dots that there are enough of and that its memory holds.
 
-    `kind` as in DeviceInfo, `vector` the floats in its registers, `local_memory` in bytes.
+    `kind` as in DeviceInfo, `vector` the floats in its registers, `local_memory` in bytes, `vendor` as the device says,
+    `work_group` the most work-items of one.
     """
     if kind != "cpu":
-        return TABLE["gpu"]
+        make = next((row for word, row in MAKES.items() if word in vendor.lower()), "gpu")
+        return limited(TABLE[make], work_group)
     shapes = TABLE["cpu" if vector >= 16 else "cpu 8" if vector >= 8 else "cpu 4"]
     return replace(shapes, dot_tiles=max(shapes.dot_tiles, 4 * processors), dot_tile=_fitting(shapes, local_memory))
+
+
+def limited(shapes: Shapes, work_group: int) -> Shapes:
+    """The same with no work-group of more than `work_group` work-items."""
+    changes: dict[str, Any] = {}
+    for name in LONG_GROUPS:
+        size = getattr(shapes, name)
+        while size > work_group:
+            size //= 2
+        changes[name] = size
+    for name in GROUPS:
+        across, down = getattr(shapes, name)
+        while across * down > work_group:
+            across, down = (across // 2, down) if across >= down else (across, down // 2)
+        changes[name] = across, down
+    return replace(shapes, **changes)
 
 
 def tile_bytes(shapes: Shapes, tile: tuple[int, int]) -> int:

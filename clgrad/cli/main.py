@@ -105,7 +105,16 @@ def make_parser() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
         allow_abbrev=False,
     )
     lister.set_defaults(run=run_devices)
-    return parser, {"train": trainer, "generate": generator, "devices": lister}
+    tuner = commands.add_parser(
+        "tune",
+        help="find the fastest block sizes for a device, and keep them",
+        description="Time candidates for the block sizes of kernels on an OpenCL device and keep the fastest; runs "
+        "from then on use them, and their numbers may differ in the last digits. Takes about a minute.",
+        allow_abbrev=False,
+    )
+    tuner.add_argument("--device", default="CL", help="CL, CL:1, ... (see clgrad devices; default: CL)")
+    tuner.set_defaults(run=run_tune)
+    return parser, {"train": trainer, "generate": generator, "devices": lister, "tune": tuner}
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +196,12 @@ def run_devices(options: argparse.Namespace) -> None:
     from .devices import print_devices
 
     print_devices()
+
+
+def run_tune(options: argparse.Namespace) -> None:
+    from .tune import tune_device
+
+    tune_device(options.device)
 
 
 def version() -> str:
