@@ -6,13 +6,16 @@ import pytest
 from hypothesis import given
 
 from clgrad import Device, DeviceError, Tensor
-from clgrad.backends.numpy import render
+from clgrad.backends.numpy import blas, render
+from clgrad.engine.explain import plan_of
 from clgrad.engine.program import PROGRAMS
+from clgrad.engine.realize import lower
 
 
 @pytest.fixture(autouse=True)
 def tiny_blocks(monkeypatch):
     monkeypatch.setattr(render, "BLOCK", 6)
+    monkeypatch.setattr(render, "PLAIN", 1)
     monkeypatch.setattr(render, "SPREAD", 2)  # so that broadcast operands are laid out in full, too
     lowered = Device["NUMPY"]._lowered
     monkeypatch.setattr(Device["NUMPY"], "_lowered", {})
@@ -96,6 +99,75 @@ def test_gathers_and_random_bits_do_not_depend_on_the_blocks(shape, seed):
     whole = Tensor.rand(*shape).numpy()
     Tensor.manual_seed(seed)
     np.testing.assert_array_equal((Tensor.rand(*shape).flip(0) * 1).numpy(), whole[::-1])
+
+
+def sources(t):
+    return "".join(executable.source for executable in lower(plan_of(t.node).steps, specialise=False))
+
+
+@given(SHAPES, st.integers(0, 2), st.integers(0, 99))
+def test_concatenations_are_written_where_they_belong(shape, axis, seed):
+    a, b, _, _ = arrays(shape, seed)
+    joined = Tensor.cat(Tensor(a), Tensor(b), Tensor(-a), dim=axis)
+    if axis:  # blocks are cut along the first axis
+        assert "load_masked" not in sources(joined)
+    check((joined, np.concatenate([a, b, -a], axis)), (joined.sum(0) + 1, np.concatenate([a, b, -a], axis).sum(0) + 1))
+
+
+def test_pads_that_overlap_are_added_and_gaps_are_zero():
+    a = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+    left, right = np.pad(a, ((0, 0), (0, 2))), np.pad(a, ((0, 0), (2, 0)))
+    check((Tensor(a).pad(((0, 0), (0, 2))) + Tensor(a).pad(((0, 0), (2, 0))), left + right))
+    apart = Tensor(a).pad(((0, 0), (0, 5))) + Tensor(-a).pad(((0, 0), (5, 0)))
+    assert "load_masked" not in sources(apart)
+    check((apart, np.pad(a, ((0, 0), (0, 5))) + np.pad(-a, ((0, 0), (5, 0)))))
+
+
+def test_a_zero_that_is_padded_and_added_loses_its_sign():
+    a = np.full((3, 2), -0.0, np.float32)
+    total = Tensor(a).pad(((0, 0), (0, 2))) + Tensor(a).pad(((0, 0), (2, 0)))
+    assert "load_masked" not in sources(total)
+    assert not np.signbit(total.numpy()).any()
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_products_are_summed_along_rows_without_being_stored(shape, seed):
+    a, b, column, _ = arrays(shape, seed)
+    x, y, c = map(Tensor, (a, b, column))
+    square = x * x
+    check(
+        ((x * y).sum(-1), (a * b).sum(-1)),
+        ((x * c).sum(-1), (a * column).sum(-1)),  # a column is not as long as the rows
+        (square.sum(-1), (a * a).sum(-1)),
+        (square + 1, a * a + 1),  # read again: stored after all
+    )
+    if shape[-1] > 1:
+        assert "sum_product" in sources((Tensor(a) * Tensor(b)).sum(-1))
+
+
+def test_nan_and_infinity_reach_their_own_sums_only():
+    a = np.ones((4, 3), np.float32)
+    a[0, 1], a[2, 2] = np.nan, np.inf
+    check((Tensor(a).sum(1), a.sum(1)), (Tensor(a).sum(0), a.sum(0)), ((Tensor(a) * Tensor(a)).sum(1), (a * a).sum(1)))
+
+
+def test_numpy_keeps_quiet_in_kernels_and_is_as_loud_as_before_afterwards():
+    with np.errstate(all="raise"):
+        assert (Tensor([[3e38, 1.0]] * 4) * 10).sum(0).tolist() == [np.inf, 40.0]
+        with pytest.raises(FloatingPointError):
+            np.float32(3e38) * np.float32(10)
+
+
+def test_blas_has_one_thread_for_small_products_and_afterwards_what_it_had(monkeypatch):
+    threads, seen = [4], []
+    monkeypatch.setattr(blas, "_FUNCTIONS", (lambda: threads[0], lambda n: threads.__setitem__(0, n)))
+    blas.with_one_thread(lambda: seen.append(threads[0]))()
+    with pytest.raises(IndexError):
+        blas.with_one_thread(lambda: [][0])()
+    assert seen == [1] and threads == [4]
+    monkeypatch.setattr(blas, "_FUNCTIONS", None)
+    blas.with_one_thread(lambda: seen.append(0))()
+    assert seen == [1, 0]
 
 
 def test_memory_that_is_not_there_is_an_error_and_not_the_end():

@@ -34,8 +34,9 @@ from . import attention, runtime
 from .arguments import Argument, Shape, constant, strided
 from .patterns import Region, grouped, region
 
-# Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache.
-BLOCK = 32768
+# Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache. Sums of what lies in
+# memory have no temporaries, and blocks for the sake of their rounding alone: PLAIN times as large.
+BLOCK, PLAIN = 32768, 16
 # NumPy walks a broadcast operand row by row. Where rows are shorter than LONG_ROW, and there are at least SPREAD
 # elements, it is faster to lay the operand out in full first.
 LONG_ROW, SPREAD = 2048, 2048
@@ -158,7 +159,8 @@ class _Writer:
         self.partial = 0 in kernel.reduce_axes
         late = any(inner and stage for inner, stage in zip(kernel.inner, kernel.stage, strict=True))
         whole_row = any(o.view.strides[0] == 0 and kernel.inner[o.value] for o in kernel.outputs)
-        blocks = min(self.rows, -(-self.rows * rest // BLOCK)) or 1
+        plain = all(instr.op in ("load", *REDUCTIONS) for instr in kernel.body)
+        blocks = min(self.rows, -(-self.rows * rest // (BLOCK * PLAIN if plain else BLOCK))) or 1
         if self.partial and (late or whole_row):
             blocks = 1
         self.step = -(-self.rows // blocks)  # of about the same size

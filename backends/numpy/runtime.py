@@ -129,7 +129,7 @@ def random_bits(key: np.ndarray, counter: np.ndarray, view: View, i: int, j: int
 
 def _check_rows(op: str, index: np.ndarray, rows: int) -> None:
     if index.size:
-        low, high = int(index.min()), int(index.max())
+        low, high = (int(index.item()),) * 2 if index.size == 1 else (int(index.min()), int(index.max()))
         if low < 0 or high >= rows:
             raise IndexError(f"{op}: index {low if low < 0 else high} is out of range for {rows} rows")
 
@@ -143,6 +143,9 @@ def gather(
     if view.mask is None and steps[-1] == 1 and not any(steps[:-1]) and stride == shape[-1] and index.shape[-1] == 1:
         first = view.offset
         block = table[first : first + rows * stride].reshape(rows, stride)
+        if index.size == prod(shape[:-1]) == 1:
+            np.copyto(out, block[int(index.item())])
+            return
         if index.size == prod(shape[:-1]) and out.flags.c_contiguous:
             np.take(block, index.reshape(-1), axis=0, out=out.reshape(-1, stride), mode="clip")
             return
