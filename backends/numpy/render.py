@@ -34,8 +34,8 @@ from . import attention, runtime
 from .arguments import Argument, Shape, constant, strided
 from .patterns import Region, grouped, region
 
-# Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache. Sums of what lies in
-# memory have no temporaries, and blocks for the sake of their rounding alone: PLAIN times as large.
+# Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache. Sums of what lies
+# in memory have no temporaries, and blocks for the sake of their rounding alone: PLAIN times as large.
 BLOCK, PLAIN = 32768, 16
 # NumPy walks a broadcast operand row by row. Where rows are shorter than LONG_ROW, and there are at least SPREAD
 # elements, it is faster to lay the operand out in full first.
