@@ -413,6 +413,8 @@ class _Scheduler:
         """Whether it is plain that `b` reads a value of `a` elsewhere than where `a` has it over `space`."""
         if a.body is None or b.body is None or a.space != space or _size(b.space) != _size(space):
             return False
+        if any(member.op in MOVEMENT for member in b.members):
+            return False  # it would be undone where it is stored
         for member in a.members:
             for view in b.body.loads(member) if member in b.reads else ():
                 seen = view.reshape(space.shape)

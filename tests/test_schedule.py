@@ -124,3 +124,50 @@ def _ancestors(node):
     from clgrad.engine.node import topological
 
     return topological([node])
+
+
+def test_groups_that_join_have_the_body_that_would_be_built_at_once(monkeypatch):
+    """Bodies grow by the members of the group that joins, and what looks misplaced is: both against the whole."""
+    from clgrad.engine import schedule as scheduling
+    from clgrad.engine.lowering import Body, Cut, Misfit
+
+    scheduler, compared = scheduling._Scheduler, []
+    grown, misplaced = scheduler._joint_body, scheduler._misplaced
+
+    def whole(self, members, space):
+        try:
+            return Body(members, space, self.stored.__contains__, self.root, self.homes)
+        except (Misfit, Cut):
+            return None
+
+    def joint_body(self, a, b, members, space):
+        try:
+            body = grown(self, a, b, members, space)
+        except (Misfit, Cut):
+            assert whole(self, members, space) is None
+            raise
+        again = whole(self, members, space)
+        assert len(again.instrs) == len(body.instrs) and set(again.reads) == set(body.reads)
+        assert {m: view for m, (_, view) in again.members.items()} == {m: v for m, (_, v) in body.members.items()}
+        compared.append(body)
+        return body
+
+    def is_misplaced(self, a, b, space):
+        found = misplaced(self, a, b, space)
+        members = sorted(a.members + b.members, key=self.position.__getitem__)
+        assert not found or whole(self, members, space) is None
+        return found
+
+    monkeypatch.setattr(scheduler, "_joint_body", joint_body)
+    monkeypatch.setattr(scheduler, "_misplaced", is_misplaced)
+    Tensor.manual_seed(2)
+    layers = [nn.Linear(8, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 5)]
+    model = nn.Sequential(*layers)
+    optimizer = nn.optim.AdamW(model.parameters(), lr=0.1)
+    for i in range(2):
+        loss = nn.functional.cross_entropy(model(data(6, 8) + i).softmax().dropout(0.1), Tensor(np.arange(6) % 5))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert np.isfinite(loss.item())
+    assert len(compared) > 20
