@@ -123,8 +123,10 @@ class _Attention:
             function = f"exp_single{self.width_text}"
             self.w.helpers.add((function, float32))
         self.w.line(f"const {self.vtype} {name}_of = {x};")
-        power = f"{function}({name}_of < {least} ? {least} : {name}_of)"
-        self.w.line(f"const {self.vtype} {name} = {name}_of < {least} ? {self._all('0')} : {power};")
+        # `max` may lose a NaN. The same choice as below in its place is right on all runtimes but Oclgrind 21.10.
+        self.w.line(f"const {self.vtype} {name}_power = {function}(max({name}_of, {least}));")
+        other = f"{name}_of == {name}_of ? {name}_power : {name}_of"
+        self.w.line(f"const {self.vtype} {name} = {name}_of < {least} ? {self._all('0')} : {other};")
 
     def _row(self, name: str, row: str) -> str:
         """The address of a row of an operand."""
