@@ -109,7 +109,7 @@ def sources(t):
 def test_concatenations_are_written_where_they_belong(shape, axis, seed):
     a, b, _, _ = arrays(shape, seed)
     joined = Tensor.cat(Tensor(a), Tensor(b), Tensor(-a), dim=axis)
-    if axis:  # blocks are cut along the first axis
+    if axis and shape[0] > 1:  # blocks are cut along the first axis
         assert "load_masked" not in sources(joined)
     check((joined, np.concatenate([a, b, -a], axis)), (joined.sum(0) + 1, np.concatenate([a, b, -a], axis).sum(0) + 1))
 
@@ -141,7 +141,7 @@ def test_products_are_summed_along_rows_without_being_stored(shape, seed):
         (square.sum(-1), (a * a).sum(-1)),
         (square + 1, a * a + 1),  # read again: stored after all
     )
-    if shape[-1] > 1:
+    if shape[-1] > 1 and shape[0] * shape[1] > 1:
         assert "sum_product" in sources((Tensor(a) * Tensor(b)).sum(-1))
 
 
