@@ -113,7 +113,7 @@ def summary(launches: list[Launch], spans: list[Span], notes: list[str]) -> str:
     for span in spans:
         host[span.name] = host.get(span.name, 0.0) + 1e-9 * span.own
     plural = "s" if len(launches) != 1 else ""
-    head = f"step: {len(launches)} kernel{plural} {_ms(busy)}, {_rates(operations, nbytes, busy).strip()}"
+    head = f"step: {len(launches)} kernel{plural} {_ms(busy)}, {' '.join(_rates(operations, nbytes, busy).split())}"
     begun = min([s.start for s in spans] + [launch.start for launch in launches])
     ended = max([s.end for s in spans] + [launch.end for launch in launches])
     shown = ["; ".join([f"{head}; from first to last {_ms(1e-9 * (ended - begun))}", *notes])]
