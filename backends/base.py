@@ -141,9 +141,16 @@ class Backend(ABC):
     def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
         """A new one-dimensional host array of the first `count` elements, after all earlier work."""
 
+    def chains(self, kernels: Sequence[Kernel]) -> list[int]:
+        """How many of `kernels`, which follow one another, each launch should do: 1 for each unless that is slow."""
+        return [1] * len(kernels)
+
     @abstractmethod
-    def lower(self, kernels: Sequence[Kernel], specialise: bool = False) -> list[Executable]:
+    def lower(self, kernels: Sequence[Union[Kernel, tuple[Kernel, ...]]], specialise: bool = False) -> list[Executable]:
         """Make kernels runnable, those not seen before together in one build.
+
+        A tuple of kernels, as long as `chains` said, is one launch that does all of them in order; it takes their
+        buffers one after another.
 
         With `specialise` the sizes, strides and constants may be literals in the source; without it the source may
         depend on structure alone (ops, dtypes, rank, which strides are 0 or 1), so that many kernels share one build.

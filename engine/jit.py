@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from math import prod
@@ -218,8 +219,12 @@ class Plan:
             announce(computed, self.schedule, specialise=True)
         self.number_of = {node: number for number, node in reversed(list(enumerate(self.wanted)))}
         self.whole_of = {piece.node: whole for whole, pieces in self.schedule.slices.items() for piece in pieces}
+        self._copy_first()
         self._donate()
-        self.executables = realizing.lower(self.schedule.steps, specialise=True)
+        # A profile wants to see each kernel by itself.
+        steps = self.schedule.steps
+        self.chains = [[step] for step in steps] if profile.log() is not None else realizing.chains_of(steps)
+        self.executables = realizing.lower_chains(self.chains, specialise=True)
         self._place()
 
     def _join(self, image: dict[Node, Node]) -> list[Joined]:
@@ -241,6 +246,18 @@ class Plan:
             if len(known) == len(parts) and new in wholes:
                 joined.append(Joined(node, nodes.leaf(node.shape, node.dtype, node.device), known))
         return joined
+
+    def _copy_first(self) -> None:
+        """Bring copies of captured values that rows are replaced in to the front: where nothing has to be copied, what
+        follows is then one chain of kernels."""
+        captured = {c.stand_in for c in self.captures}
+        written = Counter(node for step in self.schedule.steps for node in step.outputs)
+
+        def is_first(step: Step) -> bool:
+            plain = step.kernel is not None and len(step.kernel.body) == 1 and len(step.outputs) == 1
+            return plain and captured.issuperset(step.inputs) and written[step.outputs[0]] > 1
+
+        self.schedule.steps.sort(key=lambda step: not is_first(step))
 
     def _donate(self) -> None:
         """Which results may overwrite the value that they replace: see `_overwrites`."""
@@ -327,12 +344,12 @@ class Plan:
             self.arena_bytes += sum(sizes)
             for node, life, (arena, offset) in zip(own, lives, places, strict=True):
                 self.fixed[node] = arenas[arena].slice(offset, life.nbytes)
-        self.launches: list[Any] = [None] * len(steps)
+        self.launches: list[Any] = [None] * len(self.chains)
         self.bound: dict[Node, tuple[Any, int]] = {}  # memory and offset that the launches have for what may move
         self.where: Optional[tuple[list[Any], list[int]]] = None  # the same of all, in the order of a replay
         self.users: dict[Node, list[int]] = {}
-        for number, step in enumerate(steps):
-            for node in (*step.inputs, *step.outputs):
+        for number, chain in enumerate(self.chains):
+            for node in dict.fromkeys(node for step in chain for node in (*step.inputs, *step.outputs)):
                 if node not in self.fixed:
                     self.users.setdefault(node, []).append(number)
         self.spare: dict[int, Buffer] = {}
@@ -448,7 +465,7 @@ class Plan:
             for launch in self.launches:
                 launch()
             return
-        for step, launch in zip(self.schedule.steps, self.launches, strict=True):
+        for (step, *_), launch in zip(self.chains, self.launches, strict=True):
             if step.kernel is not None:
                 log.launch(step, launch, Device[step.outputs[0].device])
             else:
@@ -470,11 +487,13 @@ class Plan:
         for number in moved:
             self.launches[number] = None  # so that a failure below is made good by the next replay
         for number in moved:
-            step, executable = self.schedule.steps[number], self.executables[number]
+            chain, executable = self.chains[number], self.executables[number]
             used: list = [
-                self.fixed.get(node) or buffers.get(node) or node.buffer for node in (*step.inputs, *step.outputs)
+                self.fixed.get(node) or buffers.get(node) or node.buffer
+                for step in chain
+                for node in (*step.inputs, *step.outputs)
             ]
-            if _changes_nothing(step, used):
+            if len(chain) == 1 and _changes_nothing(chain[0], used):
                 self.launches[number] = _nothing
             elif executable is None:
                 self.launches[number] = functools.partial(realizing.copy, used[0], used[1])

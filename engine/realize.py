@@ -12,6 +12,7 @@ differentiable history drops its sources.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from math import prod
 
 import numpy as np
@@ -93,16 +94,35 @@ def storable(node: Node) -> Node:
 @profile.span("build")
 def lower(steps: list[Step], specialise: bool) -> list:
     """An Executable for each step (None for copies); what is missing on a device is built together."""
-    result: list = [None] * len(steps)
+    return lower_chains([[step] for step in steps], specialise)
+
+
+def lower_chains(chains: list[list[Step]], specialise: bool) -> list:
+    """The same for each list of steps that one launch is to do."""
+    result: list = [None] * len(chains)
     by_device: dict[str, list[int]] = {}
-    for number, step in enumerate(steps):
+    for number, (step, *_) in enumerate(chains):
         if step.kernel is not None:
             by_device.setdefault(step.outputs[0].device, []).append(number)
     for device, numbers in by_device.items():
-        kernels = [steps[n].kernel for n in numbers]
-        for n, executable in zip(numbers, Device[device].lower([k for k in kernels if k], specialise), strict=True):
+        kernels = [tuple(step.kernel for step in chains[n] if step.kernel is not None) for n in numbers]
+        lowered = Device[device].lower([k[0] if len(k) == 1 else k for k in kernels], specialise)
+        for n, executable in zip(numbers, lowered, strict=True):
             result[n] = executable
     return result
+
+
+def chains_of(steps: list[Step]) -> list[list[Step]]:
+    """The steps, in order, in lists of those that their device would rather do in one launch."""
+    chains: list[list[Step]] = []
+    runs = groupby(steps, lambda step: step.outputs[0].device if step.kernel is not None else None)
+    for device, run in runs:
+        own = list(run)
+        kernels = [step.kernel for step in own if step.kernel is not None]
+        for length in [1] * len(own) if device is None else Device[device].chains(kernels):
+            chains.append(own[:length])
+            own = own[length:]
+    return chains
 
 
 def duplicate(source: Buffer, node: Node) -> Buffer:

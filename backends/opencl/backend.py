@@ -25,6 +25,7 @@ from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
 from ..dtypes import DType, float64
 from ..kernel import Kernel
 from . import cache, functions
+from .chain import chain_lengths, chained, is_alone, is_short
 from .device import describe
 from .progress import Progress
 from .render import render
@@ -195,14 +196,20 @@ class OpenCLBackend(Backend):
             tile_bytes(shapes, shapes.dot_tile) <= device.local_mem_size or shapes.dot_tile == (0, 0)
         )
 
-    def lower(self, kernels: Sequence[Kernel], specialise: bool = False) -> list[Executable]:
+    def chains(self, kernels: Sequence[Kernel]) -> list[int]:
+        if self.info.kind != "cpu":
+            return super().chains(kernels)
+        return chain_lengths(kernels, [is_short(k) and is_alone(self._render(k, True)) for k in kernels])
+
+    def lower(self, kernels: Sequence[Union[Kernel, tuple[Kernel, ...]]], specialise: bool = False) -> list[Executable]:
         with self.lock:
             keys = [_key(kernel, specialise) for kernel in kernels]
             missing = {key: kernel for key, kernel in zip(keys, kernels) if key not in self.executables}
             rendered = {key: self._render(kernel, specialise) for key, kernel in missing.items()}
-            built = self._functions([(rendered[key], kernel.name) for key, kernel in missing.items()])
+            built = self._functions([(rendered[key], _name(kernel)) for key, kernel in missing.items()])
             for key, kernel in missing.items():
-                self.executables[key] = OpenCLExecutable(self, kernel, rendered[key], built[rendered[key].source])
+                function = built[rendered[key].source]
+                self.executables[key] = OpenCLExecutable(self, _dtypes(kernel), rendered[key], function)
             result: list[Executable] = [self.executables[key] for key in keys]
             for key in keys:
                 self.executables.move_to_end(key)
@@ -232,7 +239,9 @@ class OpenCLBackend(Backend):
             self.functions.update(found)
         return found
 
-    def _render(self, kernel: Kernel, specialise: bool) -> Rendered:
+    def _render(self, kernel: Union[Kernel, tuple[Kernel, ...]], specialise: bool) -> Rendered:
+        if isinstance(kernel, tuple):
+            return chained([self._render(part, specialise) for part in kernel])
         dtypes = {instr.dtype for instr in kernel.body} | {*kernel.inputs, *kernel.output_dtypes}
         for dtype in dtypes:
             if not self.supports(dtype):
@@ -286,10 +295,10 @@ class OpenCLBackend(Backend):
 class OpenCLExecutable(Executable):
     """A Kernel's compiled function together with the sizes that it is launched with."""
 
-    def __init__(self, backend: OpenCLBackend, kernel: Kernel, rendered: Rendered, function: Function):
+    def __init__(self, backend: OpenCLBackend, dtypes: tuple[DType, ...], rendered: Rendered, function: Function):
         self.backend, self.function = backend, function
         self.source = rendered.source.replace(NAME, function.name)
-        self.dtypes = (*kernel.inputs, *kernel.output_dtypes)
+        self.dtypes = dtypes  # of its buffers
         self.global_size, self.local_size = rendered.global_size, rendered.local_size
         self.arguments, self.bases = rendered.arguments, rendered.bases
         self.reports = bool(rendered.reports)
@@ -371,8 +380,19 @@ class Loan:
         self.idle.append((self.kernel, self.starts))
 
 
-def _key(kernel: Kernel, specialise: bool) -> tuple:
+def _name(kernel: Union[Kernel, tuple[Kernel, ...]]) -> str:
+    return kernel.name if isinstance(kernel, Kernel) else f"chain_of_{len(kernel)}"
+
+
+def _dtypes(kernel: Union[Kernel, tuple[Kernel, ...]]) -> tuple[DType, ...]:
+    parts = (kernel,) if isinstance(kernel, Kernel) else kernel
+    return tuple(dtype for part in parts for dtype in (*part.inputs, *part.output_dtypes))
+
+
+def _key(kernel: Union[Kernel, tuple[Kernel, ...]], specialise: bool) -> tuple:
     """Constants go in by type and spelling: 0.0 equals -0.0, and no NaN equals itself."""
+    if isinstance(kernel, tuple):
+        return tuple(_key(part, specialise) for part in kernel)
     constants = tuple(repr(instr.arg) for instr in kernel.body if instr.op == "const")
     return kernel, specialise, constants
 
