@@ -32,8 +32,6 @@ _HEAD = re.compile(
 _OF_GROUPS = re.compile(
     r"\b(get_local_id|get_group_id|get_local_size|get_num_groups|get_global_size|barrier|__local)\b"
 )
-    r"\b(get_local_id|get_group_id|get_local_size|get_num_groups|get_global_size|barrier|__local)\b"
-)
 
 
 def is_short(kernel: Kernel) -> bool:
