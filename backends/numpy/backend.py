@@ -11,7 +11,7 @@ import contextvars
 import os
 import platform
 from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -125,15 +125,16 @@ class NumpyBackend(Backend):
         nbytes = count * dtype.itemsize
         return buffer.handle[buffer.offset : buffer.offset + nbytes].view(dtype).copy()
 
-    def lower(self, kernels: Sequence[Kernel], specialise: bool = False) -> list[Executable]:
+    def lower(self, kernels: Sequence[Union[Kernel, tuple[Kernel, ...]]], specialise: bool = False) -> list[Executable]:
         """Sizes are part of the text either way: there is no compiler to spare."""
-        for kernel in kernels:
+        single = [kernel for kernel in kernels if isinstance(kernel, Kernel)]  # all of them: `chains` makes none
+        for kernel in single:
             if kernel not in self._lowered:
                 if len(self._lowered) >= 4096:  # a program that never repeats a shape must not grow for ever
                     self._lowered.clear()
                 self._lowered[kernel] = NumpyExecutable(kernel)
                 self.counters.builds += 1
-        return [self._lowered[kernel] for kernel in kernels]
+        return [self._lowered[kernel] for kernel in single]
 
     def synchronize(self) -> None:
         pass

@@ -87,7 +87,10 @@ def chain_lengths(kernels: Sequence[Kernel], short: Sequence[bool]) -> list[int]
 def chained(parts: Sequence[Rendered]) -> Rendered:
     """One kernel that does what `parts` do, whose work-items know nothing of their groups."""
     functions: dict[str, str] = {}  # source -> name: parts that differ in their buffers only share a function
-    texts, pointers, values, calls = [], [], [], []
+    texts: list[str] = []
+    pointers: list[str] = []
+    values: list[str] = []
+    calls: list[str] = []
     wide = reports = False
     for number, part in enumerate(parts):
         head = _HEAD.match(part.source)
@@ -109,7 +112,7 @@ def chained(parts: Sequence[Rendered]) -> Rendered:
             buffers = re.fullmatch(r"[xy]\d+(_start)?", name)
             (pointers if buffers else values).append(f"{kind}{name}_{number}")
         grid = [*part.global_size, 1, 1][:3]
-        loops = " ".join(f"for (size_t g{a} = 0; g{a} < {grid[a]}; g{a}++)" for a in (2, 1, 0) if grid[a] > 1)
+        loops = " ".join(f"for (size_t g{a} = 0; g{a} < {grid[a]}; g{a}++)" for a in (2, 1, 0) if grid[a] != 1)
         zeros = "".join(f"const size_t g{a} = 0; " for a in range(3) if grid[a] == 1)
         calls.append(f"    {{ {zeros}{loops} {functions[part.source]}({', '.join(given)}, g0, g1, g2); }}")
     signature = ", ".join([*pointers, *values, *(["__global int *report", "int report_code"] if reports else [])])
