@@ -1,7 +1,7 @@
 """Layers, losses, optimisers and schedules on the Tensor, under PyTorch's names.
 
 One family a file: `module` (the tree), `layers`, `functional` (layers and losses as functions), `init`, `optim`,
-`schedule`, `utils` (gradient clipping), `state` (safetensors files).
+`schedule`, `flat` (many Tensors as one), `utils` (gradient clipping), `state` (safetensors files).
 """
 
 from . import functional, init, optim, schedule, state, utils

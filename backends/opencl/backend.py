@@ -11,10 +11,10 @@ import hashlib
 import re
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Union
+from typing import Any, Optional, Union
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -46,6 +46,7 @@ HEADER_WIDE = """\
 """
 HEADER_FP64 = "#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif\n"
 KERNELS_A_PROGRAM = 64  # more in one program only make the failure of one harder to read
+SMALL = 1 << 16  # bytes: what is uploaded from a copy, without waiting for it
 KEPT = 2048  # executables that nobody uses at the moment
 MEBIBYTE = 2**20
 
@@ -95,6 +96,7 @@ class OpenCLBackend(Backend):
         self.report_messages: list[str] = [""]  # by report code
         self.report = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, 4)
         cl.enqueue_copy(self.queue, self.report, np.zeros(1, np.int32))
+        self.copies: deque[cl.Event] = deque(maxlen=32)  # the last that nobody waited for
         self.may_report = False  # whether a kernel that can report has run since the report was last read
 
     # -- memory ---------------------------------------------------------------------------------------------------
@@ -121,14 +123,23 @@ class OpenCLBackend(Backend):
         return Buffer(self, handle, nbytes)
 
     def upload(self, buffer: Buffer, array: np.ndarray) -> None:
-        if buffer.nbytes:  # the queue is in order, so earlier readers are done; blocking lets the caller change `array`
+        # The queue is in order, so earlier readers are done first. The caller may change `array` once this returns.
+        if 0 < buffer.nbytes <= SMALL:
+            event = cl.enqueue_copy(
+                self.queue, buffer.handle, array.copy(), dst_offset=buffer.offset, is_blocking=False
+            )
+            self.copies.append(event)  # it holds the copy, and waits when it goes
+        elif buffer.nbytes:
             cl.enqueue_copy(self.queue, buffer.handle, array, dst_offset=buffer.offset, is_blocking=True)
 
     def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
         out = np.empty(count, dtype)
+        report = np.zeros(1, np.int32)
+        if self.may_report and count:  # asked for first, so that one wait is enough for both
+            self.copies.append(cl.enqueue_copy(self.queue, report, self.report, is_blocking=False))
         if count:
             cl.enqueue_copy(self.queue, out, buffer.handle, src_offset=buffer.offset, is_blocking=True)
-        self._check_report()
+        self._check_report(report if self.may_report and count else None)
         return out
 
     def synchronize(self) -> None:
@@ -168,15 +179,16 @@ class OpenCLBackend(Backend):
             self._clock_offset = offset, now
         return offset
 
-    def _check_report(self) -> None:
-        """Raise the IndexError that a gather or scatter left on the device, once."""
+    def _check_report(self, code: Optional[np.ndarray] = None) -> None:
+        """Raise the IndexError that a gather or scatter left on the device, once. `code`: the report, if known."""
         if self.progress.total:
             self.progress.end()
         if not self.may_report:
             return
         self.may_report = False
-        code = np.zeros(1, np.int32)
-        cl.enqueue_copy(self.queue, code, self.report, is_blocking=True)
+        if code is None:
+            code = np.zeros(1, np.int32)
+            cl.enqueue_copy(self.queue, code, self.report, is_blocking=True)
         if code[0]:
             cl.enqueue_copy(self.queue, self.report, np.zeros(1, np.int32), is_blocking=True)
             raise IndexError(self.report_messages[int(code[0])])

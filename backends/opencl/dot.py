@@ -27,6 +27,7 @@ from .shapes import Shapes
 from .vectors import VectorWriter
 from .writer import Rendered
 
+WHOLE = 1 << 17  # elements of a right operand from which on a row's product is worth several work-items
 FEW = 8  # rows or columns: panels are not worth packing for fewer
 
 
@@ -184,8 +185,12 @@ class Dot:
 
     def _outer(self) -> Rendered:
         w, vector = self.w, self.vector()
-        rows, columns = self.shapes.dot_outer
-        rows = min(rows, _next_power(self.m))
+        most_rows, columns = self.shapes.dot_outer
+        rows = min(most_rows, _next_power(self.m))
+        if self.shapes.vectors:  # few rows leave registers for more columns, and longer stretches of memory
+            least, columns = columns, columns * (most_rows // rows)
+            while columns > least and -(-self.n // columns) < self.shapes.dot_tiles and self.n * self.k > WHOLE:
+                columns //= 2
         while columns > vector and (columns > self.n or self.n % columns and self.n % (columns // 2) == 0):
             columns //= 2
         columns = max(columns, vector)
