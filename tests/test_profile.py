@@ -51,7 +51,8 @@ def trace(device, tmp_path_factory) -> Path:
     path = folder / "trace.json"
     code = f"import runpy; runpy.run_path({str(folder / 'program.py')!r})"
     done = run(code, device, CLGRAD_PROFILE=str(path), CLGRAD_DEBUG="")
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("CL: building")]  # on a slow machine
+    assert done.returncode == 0 and not said, done.stderr
     return path
 
 
