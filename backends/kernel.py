@@ -179,6 +179,11 @@ class Kernel:
     def __eq__(self, other) -> bool:
         return isinstance(other, Kernel) and self.key == other.key
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether one value is moved, and nothing else is done."""
+        return len(self.outputs) == 1 and len(self.body) == 1 and self.body[0].op == "load"
+
     @cached_property
     def inner(self) -> tuple[bool, ...]:
         """For each value of the body, whether it varies along the reduce axes (must be evaluated inside the row)."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from common import described, median, names, table, use_threads, write_json
-from train_step import CLIP, CONFIGS, OPTIMIZER
+from train_step import CONFIGS, training_step
 
 STAGES = ("import", "model", "trace", "gradient", "simplify", "schedule", "build", "run")
 
@@ -85,25 +85,16 @@ def training(device: str, config: str) -> tuple[Any, Any, Any]:
     """(step of (x, y) giving the loss as a Tensor, x, y)."""
     import numpy as np
 
-    from clgrad import Tensor, nn
+    from clgrad import Tensor
     from clgrad.models import GPT, GPTConfig
 
     sizes = dict(CONFIGS[config])
     batch = sizes.pop("batch")
     Tensor.manual_seed(0)
     model = GPT(GPTConfig(**sizes, dropout=0.0, bias=True)).to(device)
-    optimizer = nn.optim.AdamW(model.parameters(), **OPTIMIZER)
     data = np.random.default_rng(0).integers(0, sizes["vocab_size"], (batch, sizes["block_size"] + 1)).astype(np.int32)
 
-    def step(x, y):
-        optimizer.zero_grad()
-        _, loss = model(x, y)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        return loss
-
-    return step, Tensor(data[:, :-1], device=device), Tensor(data[:, 1:], device=device)
+    return training_step(model), Tensor(data[:, :-1], device=device), Tensor(data[:, 1:], device=device)
 
 
 def host_time(device: str, config: str, steps: int) -> dict[str, list[float]]:

@@ -44,17 +44,12 @@ STEPS_ALONE = 5  # in a process of one's own: the peak is reached by then
 Step = Callable[[Any, Any], float]
 
 
-def clgrad_step(device: str, sizes: dict[str, int], weights) -> Step:
-    """A jitted training step on `device`. Without `weights` they are drawn."""
-    from clgrad import Tensor, jit, nn
-    from clgrad.models import GPT, GPTConfig
+def training_step(model):
+    """A function of tokens and targets, two Tensors (B, T), that trains `model` by one step: the loss."""
+    from clgrad import nn
 
-    model = GPT(GPTConfig(**{k: v for k, v in sizes.items() if k != "batch"}, dropout=0.0, bias=True)).to(device)
-    if weights is not None:
-        model.load_state_dict(weights)
     optimizer = nn.optim.AdamW(model.parameters(), **OPTIMIZER)
 
-    @jit
     def step(x, y):
         optimizer.zero_grad()
         _, loss = model(x, y)
@@ -63,6 +58,18 @@ def clgrad_step(device: str, sizes: dict[str, int], weights) -> Step:
         optimizer.step()
         return loss
 
+    return step
+
+
+def clgrad_step(device: str, sizes: dict[str, int], weights) -> Step:
+    """A jitted training step on `device`. Without `weights` they are drawn."""
+    from clgrad import Tensor, jit
+    from clgrad.models import GPT, GPTConfig
+
+    model = GPT(GPTConfig(**{k: v for k, v in sizes.items() if k != "batch"}, dropout=0.0, bias=True)).to(device)
+    if weights is not None:
+        model.load_state_dict(weights)
+    step = jit(training_step(model))
     return lambda x, y: step(Tensor(x, device=device), Tensor(y, device=device)).item()
 
 

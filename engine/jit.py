@@ -136,13 +136,11 @@ class Captured:
 
 @dataclass
 class Joined:
-    """A `cat` of captured Tensors (`parts`, numbers of captures) and the leaf that stands for it. `whole` is the new
-    value that overwrites it."""
+    """A `cat` of captured Tensors (`parts`, numbers of captures) and the leaf that stands for it."""
 
     node: Node
     leaf: Node
     parts: list[int]
-    whole: Optional[Node] = None
 
 
 class Plan:
@@ -254,7 +252,7 @@ class Plan:
         written = Counter(node for step in self.schedule.steps for node in step.outputs)
 
         def is_first(step: Step) -> bool:
-            plain = step.kernel is not None and len(step.kernel.body) == 1 and len(step.outputs) == 1
+            plain = step.kernel is not None and step.kernel.is_copy
             return plain and captured.issuperset(step.inputs) and written[step.outputs[0]] > 1
 
         self.schedule.steps.sort(key=lambda step: not is_first(step))
@@ -289,13 +287,13 @@ class Plan:
                 captured.donated = overwrites(captured.stand_in, node)
             else:  # the parts are read by themselves too
                 captured.donated = last_read.get(captured.stand_in, -1) < written[whole]
+        renewed: set[int] = set()  # parts of a value that is overwritten as a whole
         for joined in self.joined:
             parts = [self.captures[i] for i in joined.parts]
             whole = self.whole_of[self.wanted[parts[0].value]]  # type: ignore[index]
             fits = [self.whole_of.get(self.wanted[c.value]) for c in parts] == [whole] * len(parts)  # type: ignore[index]
             if fits and all(c.donated for c in parts) and overwrites(joined.leaf, whole):
-                joined.whole = whole
-        renewed = {i for joined in self.joined if joined.whole is not None for i in joined.parts}
+                renewed.update(joined.parts)
         for i, captured in enumerate(self.captures):
             if captured.value is not None and self.wanted[captured.value] in self.whole_of and i not in renewed:
                 captured.donated = False
@@ -541,7 +539,7 @@ class Plan:
 def _changes_nothing(step: Step, used: list[Buffer]) -> bool:
     """Whether a step copies a value onto itself: rows are replaced in a value that is overwritten."""
     kernel = step.kernel
-    if kernel is None or not kernel.in_place or len(kernel.body) != 1:
+    if kernel is None or not kernel.in_place or not kernel.is_copy:
         return False
     source, target = used
     return source.handle is target.handle and source.offset == target.offset

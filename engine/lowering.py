@@ -201,10 +201,6 @@ class Body:
         slot = self._slots.get(node)
         return [instr.arg[1] for instr in self.instrs if instr.op == "load" and instr.arg[0] == slot]
 
-    def memory(self, node: Node) -> Node:
-        """The node in whose memory a stored node lies."""
-        return self.homes[node].whole if node in self.homes else node
-
     def _add(self, members: list[Node]) -> None:
         self._pending = set(members)
         self._wholes = {self.homes[m].whole for m in (*self.members, *members) if m in self.homes}
@@ -399,7 +395,7 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
         elif isinstance(arg, View):
             arg = _merge(arg, groups, shape)
         final.append(Instr(op, tuple(renumber[s] for s in src), arg, dtype))
-    reads = [body.memory(body.reads[old]) for old in slots]
+    reads = [body.reads[old] for old in slots]
     kernel = Kernel(
         kind,
         shape,

@@ -495,18 +495,19 @@ class _Scheduler:
         node = group.members[0]
         if node.op == "copy":
             return Step(None, [self._memory(node.src[0])], [node])
+        outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
         if node.op in SCATTERS:
             kernel, reads = scatter_kernel(node, self._is_stored, self.homes)
-            return Step(kernel, [self._memory(r) for r in reads], [self._memory(node)])
-        outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
-        if node.op == "attention":
+            outputs = [node]
+        elif node.op == "attention":
             kernel, reads = attention_kernel(outputs, self._is_stored, self.homes)
-            return Step(kernel, [self._memory(r) for r in reads], [self._memory(m) for m in outputs])
-        assert group.body is not None
-        kernel, reads = finish(group.body, outputs, "loop" if group.lonely else group.kind)
-        return Step(kernel, reads, [self._memory(m) for m in outputs])
+        else:
+            assert group.body is not None
+            kernel, reads = finish(group.body, outputs, "loop" if group.lonely else group.kind)
+        return Step(kernel, [self._memory(r) for r in reads], [self._memory(m) for m in outputs])
 
     def _memory(self, node: Node) -> Node:
+        """The node in whose memory a stored node lies."""
         return self.homes[node].whole if node in self.homes else node
 
 

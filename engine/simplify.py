@@ -156,7 +156,8 @@ def _cat(node: Node, src: Src) -> Optional[Node]:
             joined[-1] = one
     if len(joined) > 1:
         return None if tuple(joined) == node.src else make("cat", tuple(joined), axis, node.where)
-    return _shrink(joined[0], joined[0].src) or joined[0] if joined[0].op == "shrink" else joined[0]
+    (only,) = joined
+    return (_shrink(only, only.src) if only.op == "shrink" else None) or only
 
 
 def _stretch(part: Node) -> Node:

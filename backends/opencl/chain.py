@@ -20,7 +20,7 @@ from ..view import View
 from .writer import NAME, Rendered
 
 # One thread does what two could share, so nothing larger than this is worth it.
-MOST_BYTES = 300000  # read and written by one kernel
+MOST_BYTES = 300_000  # read and written by one kernel
 MOST_POINTS = 1 << 14  # of a loop or of rows
 MOST_PRODUCTS = 1 << 17  # multiplications of a dot
 LONGEST = 48  # kernels in a chain: more make compilers slow
@@ -36,7 +36,7 @@ _OF_GROUPS = re.compile(
 
 def is_short(kernel: Kernel) -> bool:
     """Whether a kernel takes less time than its launch."""
-    if kernel.kind == "attention" or len(kernel.body) == 1 and kernel.in_place:  # the latter may turn out to be nothing
+    if kernel.kind == "attention" or (kernel.is_copy and kernel.in_place):  # the latter may turn out to be nothing
         return False
     if kernel.scatter is not None:
         s = kernel.scatter

@@ -23,7 +23,7 @@ from ..view import View
 from . import functions
 from .functions import compute_type
 from .panels import CONTRACT, Panels
-from .shapes import Shapes
+from .shapes import Shapes, next_power
 from .vectors import VectorWriter
 from .writer import Rendered
 
@@ -33,10 +33,6 @@ FEW = 8  # rows or columns: panels are not worth packing for fewer
 
 def render_dot(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool) -> Rendered:
     return Dot(kernel, shapes, specialise, aligned).render()
-
-
-def _next_power(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
 
 
 class Dot:
@@ -111,7 +107,7 @@ class Dot:
     def _group(self, across: int, down: int) -> tuple[int, int]:
         """The table's work-group, smaller where there are fewer blocks than its members."""
         group = self.shapes.dot_group
-        return min(group[0], _next_power(across)), min(group[1], _next_power(down))
+        return min(group[0], next_power(across)), min(group[1], next_power(down))
 
     def finish_row(self, sums: str, columns: str, whole: bool) -> None:
         """The elementwise rest of the body for `columns` elements of row m from column n0 on.
@@ -186,7 +182,7 @@ class Dot:
     def _outer(self) -> Rendered:
         w, vector = self.w, self.vector()
         most_rows, columns = self.shapes.dot_outer
-        rows = min(most_rows, _next_power(self.m))
+        rows = min(most_rows, next_power(self.m))
         if self.shapes.vectors:  # few rows leave registers for more columns, and longer stretches of memory
             least, columns = columns, columns * (most_rows // rows)
             while columns > least and -(-self.n // columns) < self.shapes.dot_tiles and self.n * self.k > WHOLE:
@@ -237,7 +233,7 @@ class Dot:
     def _inner(self) -> Rendered:
         w, vector = self.w, self.vector()
         rows, columns = self.shapes.dot_inner
-        rows, columns = min(rows, _next_power(self.m)), min(columns, _next_power(self.n))
+        rows, columns = min(rows, next_power(self.m)), min(columns, next_power(self.n))
         group = self._group(-(-self.n // columns), -(-self.m // rows))
         across, down = self._start(columns, rows, group)
         rank = len(self.kernel.shape)

@@ -17,7 +17,7 @@ from .collapse import collapse, rebase
 from .dot import render_dot
 from .functions import compute_type
 from .rows import Row
-from .shapes import Shapes
+from .shapes import Shapes, next_power
 from .vectors import VectorWriter
 from .writer import Rendered, Writer
 
@@ -124,10 +124,6 @@ def _vector_loop(w: VectorWriter, shapes: Shapes) -> Rendered:
         with w.block(f"for ({w.index} i{axis} = first; i{axis} < {n}; i{axis}++)"):
             rest()
     return w.finish((blocks, outer), (across, down))
-
-
-def next_power(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
 
 
 def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:

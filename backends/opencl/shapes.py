@@ -125,3 +125,7 @@ def _fitting(shapes: Shapes, local_memory: int) -> tuple[int, int]:
             return 0, 0
         tile[axis] = tile[axis] // (2 * block[axis]) * block[axis]
     return tile[0], tile[1]
+
+
+def next_power(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
