@@ -40,8 +40,8 @@ RULES: dict[str, Rule] = {}
 _DESCRIPTIONS: dict[str, str] = {}
 
 
-class ShapeError(ValueError):
-    """Operands whose shapes do not go together."""
+class ShapeError(ValueError, RuntimeError):
+    """Operands whose shapes do not go together: a ValueError, as in NumPy, and a RuntimeError, as in PyTorch."""
 
 
 def describe(op: str) -> str:
