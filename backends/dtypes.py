@@ -25,7 +25,7 @@ float16, float32, float64 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))
 
 ALL = (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64)
 default_float = float32
-default_int = int32
+default_int = int64
 
 NAMES = {dtype.name: dtype for dtype in ALL}
 _KNOWN = {id(dtype): dtype for dtype in ALL}  # the very objects: most questions are about one of them
@@ -62,8 +62,9 @@ def as_dtype(dtype) -> DType:
 def promote(a: DType, b: DType) -> DType:
     """The dtype in which `a` and `b` meet: bool < integers < floats, then the wider of two of a kind.
 
-    An integer never widens a float (int64 with float16 is float16, as in PyTorch), and uint64 with a
-    signed integer is float32, since no integer type holds both.
+    An integer never widens a float (int64 with float16 is float16, as in PyTorch). Where PyTorch refuses, this
+    goes by what holds both: uint16 with int8 is int32, as in NumPy; uint64 with a signed integer is float32, since no
+    integer type holds both.
     """
     if a == b:
         return a
@@ -75,3 +76,31 @@ def promote(a: DType, b: DType) -> DType:
     if "b" in (a.kind, b.kind):
         return a if rank_a > rank_b else b
     return NAMES[np.promote_types(a, b).name]
+
+
+@cache
+def holds(a: DType, b: DType) -> bool:
+    """Whether a cast from `b` to `a` keeps every value and what a further cast makes of it.
+
+    Integers wrap and floats saturate, so that a float holds floats only.
+    """
+    return is_float(a) == is_float(b) and np.can_cast(b, a)
+
+
+def result_type(a: DType, rank_a: int, b: DType, rank_b: int) -> DType:
+    """The dtype of an operation on tensors of these dtypes and numbers of dimensions, as `torch.result_type`.
+
+    A tensor without dimensions does not widen one that has some, unless it is of a higher kind (bool < integers <
+    floats): float16 (3,) with float32 () is float16, int64 (3,) with float32 () is float32.
+
+    >>> result_type(float16, 1, float32, 0), result_type(float16, 1, float32, 1), result_type(int64, 1, float16, 0)
+    (dtype('float16'), dtype('float32'), dtype('float16'))
+    """
+    if a == b or bool(rank_a) == bool(rank_b):
+        return promote(a, b)
+    whole, scalar = (a, b) if rank_a else (b, a)
+    return promote(a, b) if _level(scalar) > _level(whole) else whole
+
+
+def _level(dtype: DType) -> int:
+    return 2 if is_float(dtype) else int(is_int(dtype))

@@ -68,7 +68,7 @@ def ones_like(self: Tensor, dtype=None) -> Tensor:
 
 
 def arange(cls: type[Tensor], start, stop=None, step=1, dtype=None, device: Optional[str] = None) -> Tensor:
-    """start, start + step, ... before stop; from 0 if only one bound is given. int32 unless a bound is a float."""
+    """start, start + step, ... before stop; from 0 if only one bound is given. int64 unless a bound is a float."""
     if stop is None:
         start, stop = 0, start
     if step == 0:
@@ -81,7 +81,7 @@ def arange(cls: type[Tensor], start, stop=None, step=1, dtype=None, device: Opti
     if whole and wanted == steps.dtype and (start, step) == (0, 1):
         return steps
     if whole:
-        return (steps.cast(dtypes.int64) * step + start).cast(wanted)
+        return (steps.cast(dtypes.int64) * step + start).cast(wanted) if (start, step) != (0, 1) else steps.cast(wanted)
     return steps.cast(dtypes.default_float if wanted != dtypes.float64 else wanted).mul(step).add(start).cast(wanted)
 
 
@@ -89,13 +89,13 @@ def linspace(
     cls: type[Tensor], start: float, stop: float, steps: int, dtype=None, device: Optional[str] = None
 ) -> Tensor:
     """`steps` numbers evenly spaced from start to stop, both included."""
-    index = cls.arange(steps, device=device).cast(dtypes.default_float)
+    index = cls.arange(steps, dtype=dtypes.int32, device=device).cast(dtypes.default_float)
     return (index * ((stop - start) / max(steps - 1, 1)) + start).cast(dtype or dtypes.default_float)
 
 
 def eye(cls: type[Tensor], n: int, m: Optional[int] = None, dtype=None, device: Optional[str] = None) -> Tensor:
     """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; square without m."""
-    rows, columns = cls.arange(n, device=device), cls.arange(n if m is None else m, device=device)
+    rows, columns = (cls.arange(size, dtype=dtypes.int32, device=device) for size in (n, n if m is None else m))
     return (rows.unsqueeze(1) == columns).cast(dtype or dtypes.default_float)
 
 
@@ -110,7 +110,7 @@ def triu(self: Tensor, diagonal: int = 0) -> Tensor:
 
 
 def _triangle(x: Tensor, diagonal, lower) -> Tensor:
-    rows, columns = (type(x).arange(n, device=x.device) for n in x.shape[-2:])
+    rows, columns = (type(x).arange(n, dtype=dtypes.int32, device=x.device) for n in x.shape[-2:])
     distance = columns - rows.unsqueeze(1)
     return (distance <= diagonal if lower else distance >= diagonal).where(x, 0)
 

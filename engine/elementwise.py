@@ -111,7 +111,7 @@ def sign(self: Tensor) -> Tensor:
     """-1, 0 or 1; NaN where x is NaN."""
     if is_bool(self.dtype) or self.dtype.kind == "u":
         return (self != 0).cast(self.dtype)
-    result = (self > 0).where(1, (self < 0).where(-1, 0)).cast(self.dtype)
+    result = (self > 0).where(1, (self < 0).where(-1, self.zeros_like()))
     return self.isnan().where(self, result).detach() if is_float(self.dtype) else result
 
 

@@ -319,7 +319,8 @@ def gather(self: Tensor, dim: int, index: Tensor) -> Tensor:
     tensor_type = type(self)
     items: list = []
     for a, n in enumerate(index.shape):
-        own = tensor_type.arange(n, device=self.device).reshape([-1 if b == a else 1 for b in range(index.ndim)])
+        own = tensor_type.arange(n, dtype="int32", device=self.device)
+        own = own.reshape([-1 if b == a else 1 for b in range(index.ndim)])
         items.append(index if a == axis else own)
     return self[tuple(items)]
 

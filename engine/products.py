@@ -30,7 +30,7 @@ def matmul(self: Tensor, other: Tensor) -> Tensor:
     if self.ndim == 0 or other.ndim == 0:
         raise ShapeError(f"matmul: {self.shape} @ {other.shape} has a scalar; use * to scale")
     dtype = dtypes.promote(self.dtype, other.dtype)
-    a, b = (x.cast(dtypes.int32 if is_bool(dtype) else dtype) for x in (self, other))
+    a, b = (x.cast(dtypes.default_int if is_bool(dtype) else dtype) for x in (self, other))
     row, column = a.ndim == 1, b.ndim == 1
     a, b = (a.unsqueeze(0) if row else a), (b.unsqueeze(-1) if column else b)
     if a.shape[-1] != b.shape[-2]:
@@ -84,7 +84,7 @@ def scaled_dot_product_attention(
             return result
     scores = (self @ key.transpose(-2, -1)) * (1 / sqrt(self.shape[-1]))
     if is_causal:
-        queries, keys = (type(self).arange(n, device=self.device) for n in scores.shape[-2:])
+        queries, keys = (type(self).arange(n, dtype=dtypes.int32, device=self.device) for n in scores.shape[-2:])
         attn_mask = queries.unsqueeze(-1) >= keys
     if attn_mask is not None:
         scores = attn_mask.where(scores, float("-inf")) if is_bool(attn_mask.dtype) else scores + attn_mask

@@ -150,7 +150,7 @@ def normal(
 
 
 def randint(cls: type[Tensor], *shape, low: int = 0, high: int = 10, dtype=None, device=None) -> Tensor:
-    """Integers in [low, high), int32 unless `dtype` says otherwise: the high half of word times range."""
+    """Integers in [low, high), int64 unless `dtype` says otherwise: the high half of word times range."""
     if not 0 < high - low <= 2**32:
         raise ValueError(f"randint: [{low}, {high}) must hold between 1 and 2**32 integers")
     sizes, name = _shape_device(shape, device)

@@ -1,6 +1,6 @@
 """Reductions, and what is made of them: Tensor methods that put several elements into one.
 
-Floats are summed in their own dtype (float16 through float32), integers and bools as int32 or wider.
+Floats are summed in their own dtype (float16 through float32), integers and bools as int64.
 
 >>> from clgrad import Tensor
 >>> x = Tensor([[1.0, 2.0], [3.0, 6.0]])
@@ -15,7 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Optional, Union
 
 from ..backends import dtypes
-from ..backends.dtypes import is_bool, is_float, is_int
+from ..backends.dtypes import is_float
 from . import composite
 from .movement import axis_of
 
@@ -45,20 +45,18 @@ def _reduced(self: Tensor, op: str, axes: tuple[int, ...], keepdim: bool) -> Ten
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Integers in a dtype that sums do not leave at once."""
-    if is_bool(x.dtype) or (is_int(x.dtype) and x.dtype.itemsize < 4):
-        return x.cast(dtypes.uint32 if x.dtype.kind == "u" else dtypes.int32)
-    return x
+    """Integers in a dtype that sums do not leave at once: int64, as in PyTorch."""
+    return x if is_float(x.dtype) else x.cast(dtypes.default_int)
 
 
 def sum_(self: Tensor, axis: Axis = None, keepdim: bool = False, dtype=None) -> Tensor:
-    """The sum over `axis` (all axes if None)."""
+    """The sum over `axis` (all axes if None), in `dtype`; without one, integers and bools give int64."""
     x = _wide(self) if dtype is None else self.cast(dtype)
     return _reduced(x, "reduce_sum", _axes("sum", axis, self.ndim), keepdim)
 
 
 def prod_(self: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """The product over `axis` (all axes if None)."""
+    """The product over `axis` (all axes if None); integers and bools give int64."""
     return _reduced(_wide(self), "reduce_prod", _axes("prod", axis, self.ndim), keepdim)
 
 
@@ -97,16 +95,16 @@ def std(self: Tensor, axis: Axis = None, keepdim: bool = False, correction: int 
 
 def any_(self: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
     """Whether any element over `axis` is not 0."""
-    return (self != 0).cast(dtypes.int32).sum(axis, keepdim) != 0
+    return (self != 0).sum(axis, keepdim, dtypes.int32) != 0
 
 
 def all_(self: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
     """Whether no element over `axis` is 0."""
-    return (self == 0).cast(dtypes.int32).sum(axis, keepdim) == 0
+    return (self == 0).sum(axis, keepdim, dtypes.int32) == 0
 
 
 def argmax(self: Tensor, axis: Optional[int] = None, keepdim: bool = False) -> Tensor:
-    """The index (int32) of the largest element along `axis`, or in the flattened Tensor; of equal ones the first.
+    """The index (int64) of the largest element along `axis`, or in the flattened Tensor; of equal ones the first.
 
     A NaN counts as the largest, as in NumPy.
     """
@@ -114,18 +112,19 @@ def argmax(self: Tensor, axis: Optional[int] = None, keepdim: bool = False) -> T
         return self.flatten().argmax(0) if not keepdim else self.flatten().argmax(0).reshape((1,) * self.ndim)
     a = axis_of("argmax", axis, self.ndim)
     if not self.ndim:
-        return self.zeros_like(dtype=dtypes.int32)
+        return self.zeros_like(dtype=dtypes.int64)
     n = self.shape[a]
     best = self == self.max(a, keepdim=True)
     if is_float(self.dtype):
         best = best | self.isnan()
     # Counted from the end, so that the largest count is the first best.
-    order = (n - type(self).arange(n, device=self.device)).reshape([-1 if b == a else 1 for b in range(self.ndim)])
-    return n - best.where(order, 0).max(a, keepdim)
+    order = n - type(self).arange(n, dtype=dtypes.int32, device=self.device)
+    order = order.reshape([-1 if b == a else 1 for b in range(self.ndim)])
+    return (n - best.where(order, 0).max(a, keepdim)).cast(dtypes.int64)
 
 
 def argmin(self: Tensor, axis: Optional[int] = None, keepdim: bool = False) -> Tensor:
-    """The index (int32) of the smallest element along `axis`, or in the flattened Tensor; of equal ones the first."""
+    """The index (int64) of the smallest element along `axis`, or in the flattened Tensor; of equal ones the first."""
     return (-self if is_float(self.dtype) else ~self).argmax(axis, keepdim)
 
 
@@ -136,7 +135,7 @@ def cumsum(self: Tensor, axis: int = 0) -> Tensor:
     a = axis_of("cumsum", axis, self.ndim)
     n = self.shape[a]
     x = _wide(self).transpose(a, -1)
-    index = type(self).arange(n, device=self.device)
+    index = type(self).arange(n, dtype=dtypes.int32, device=self.device)
     earlier = index.reshape(n, 1) >= index.reshape(1, n)
     # Chosen, not multiplied: an infinity must not reach the sums before it.
     spread = earlier.where(x.unsqueeze(-2), 0)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from math import prod
 from typing import Optional
 
+from ..backends import dtypes
 from ..backends.dtypes import float16
 from . import profile
 from .node import Node, attribute, constant, make, topological
@@ -183,7 +184,12 @@ def _adjacent(a: Node, b: Node, axis: int) -> Optional[Node]:
 
 
 def _cast(node: Node, src: Src) -> Optional[Node]:
-    return src[0] if src[0].dtype == node.dtype else None
+    x = src[0]
+    while x.op == "cast" and not x.in_memory and dtypes.holds(x.dtype, x.src[0].dtype):
+        x = x.src[0]
+    if x.dtype == node.dtype:
+        return x
+    return make("cast", (x,), node.dtype, node.where) if x is not src[0] else None
 
 
 def _mul(node: Node, src: Src) -> Optional[Node]:

@@ -68,7 +68,7 @@ class Tensor(Methods):
     """A multi-dimensional array of one dtype on one device, computed when it is read.
 
     `data` is a number, nested lists, a NumPy array (copied) or a Tensor. Without `dtype`, Python floats become float32,
-    integers int32, and arrays keep theirs. With `requires_grad`, `backward()` of what is made of it fills `.grad`.
+    integers int64, and arrays keep theirs. With `requires_grad`, `backward()` of what is made of it fills `.grad`.
     Raises TypeError for data that is not numbers, DeviceError for a device that is not there.
     """
 
@@ -124,7 +124,10 @@ class Tensor(Methods):
         return Tensor._wrap(nodes.make(op, tuple(t._source() for t in operands), arg))
 
     def _meet(self, other: Any, op: str) -> tuple[Tensor, Tensor]:
-        """Both operands with one dtype. A Python number takes this Tensor's dtype unless it cannot hold its kind."""
+        """Both operands with one dtype. A Python number takes this Tensor's dtype unless it cannot hold its kind.
+
+        A Tensor without dimensions does too, and otherwise brings its own.
+        """
         if not isinstance(other, Tensor):
             if isinstance(other, (bool, int, float)):
                 kind = dtypes.bool_ if isinstance(other, bool) else None
@@ -138,7 +141,7 @@ class Tensor(Methods):
                 other = Tensor(other, device=self.device)
             else:
                 raise TypeError(f"{op}: cannot combine a Tensor with {type(other).__name__}")
-        dtype = dtypes.promote(self.dtype, other.dtype)
+        dtype = dtypes.result_type(self.dtype, self.ndim, other.dtype, other.ndim)
         return self.cast(dtype), other.cast(dtype)
 
     def _binary(self, op: str, other: Any, swap: builtins.bool = False) -> Tensor:

@@ -43,10 +43,10 @@ class KVCache:
     def _extend(
         self, keys: Tensor, values: Tensor, position: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        here = position + Tensor.arange(k.shape[2], device=k.device)  # (T)
+        here = position + Tensor.arange(k.shape[2], dtype="int32", device=k.device)  # (T)
         for cache, new in ((keys, k), (values, v)):
             cache.assign(cache.index_copy(0, here, new.permute(2, 0, 1, 3)))  # (S, B, H, D)
-        mask = Tensor.arange(self.length, device=k.device) <= here.unsqueeze(-1)  # (T, S)
+        mask = Tensor.arange(self.length, dtype="int32", device=k.device) <= here.unsqueeze(-1)  # (T, S)
         return keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3), mask
 
 
@@ -96,7 +96,7 @@ class Decoder:
 
     def _extend(self, tokens: Tensor, start: Tensor, last: Tensor) -> Tensor:
         """Read tokens (1, T) that stand at `start` into the cache. Logits (V) after the one with index `last`."""
-        offsets = Tensor.arange(tokens.shape[1], device=self.device)  # (T)
+        offsets = Tensor.arange(tokens.shape[1], dtype="int32", device=self.device)  # (T)
         positions = (start + offsets).minimum(self.block_size - 1)  # what pads the last chunk may stand beyond
         features = self.model.transformer(tokens, positions, self.cache.pasts(start))  # (1, T, C)
         return self._logits(features, last)

@@ -233,5 +233,5 @@ def _class_loss(
 
 
 def one_hot(index: Tensor, num_classes: int) -> Tensor:
-    """(...) integers to (..., num_classes) int32: 1 at the index, 0 elsewhere (everywhere if it is out of range)."""
-    return (Tensor.arange(num_classes, dtype=index.dtype, device=index.device) == index.unsqueeze(-1)).int()
+    """(...) integers to (..., num_classes) int64: 1 at the index, 0 elsewhere (everywhere if it is out of range)."""
+    return (Tensor.arange(num_classes, dtype=index.dtype, device=index.device) == index.unsqueeze(-1)).long()

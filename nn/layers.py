@@ -85,7 +85,7 @@ class Embedding(Module):
         self.weight = init.normal_(_parameter(num_embeddings, embedding_dim, dtype=dtype, device=device))
         if self.padding_idx is not None:
             with Tensor.no_grad():
-                rows = Tensor.arange(num_embeddings, device=device).unsqueeze(-1)
+                rows = Tensor.arange(num_embeddings, dtype="int32", device=device).unsqueeze(-1)
                 self.weight.assign((rows == self.padding_idx).where(0.0, self.weight))
 
     def forward(self, index: Tensor) -> Tensor:
