@@ -44,6 +44,16 @@ def is_bool(dtype: DType) -> bool:
     return dtype.kind == "b"
 
 
+def is_half(dtype: DType) -> bool:
+    """A float of 16 bits, whose sums are formed in float32."""
+    return is_float(dtype) and dtype.itemsize == 2
+
+
+def accumulator(dtype: DType) -> DType:
+    """The dtype in which sums of `dtype` are formed: float32 for halves, else the same."""
+    return float32 if is_half(dtype) else dtype
+
+
 def as_dtype(dtype) -> DType:
     """A DType from a name ("float32"), a NumPy type, or a DType.
 

@@ -19,6 +19,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from ..backends.dtypes import accumulator
 from ..engine.tensor import Tensor
 from ..engine.trace import depend
 from .flat import bundles, join, parts
@@ -161,13 +162,17 @@ class Optimizer:
         if not live:
             return []
         whole = len(live) == len(bundle.params)
-        state = bundle.state
+        # Halves are updated in float32 and rounded once: in them a small eps is 0 and a small step is none.
+        dtype = accumulator(live[0].dtype)
+        state = {name: flat.cast(dtype) for name, flat in bundle.state.items()}
         if not whole:
-            state = {name: join(self._live(flat, bundle)) for name, flat in bundle.state.items()}
-        gradient = join([p.grad for p in live if p.grad is not None])
-        new = self._update(join(live), -gradient if group["maximize"] else gradient, state, group, context)
-        if not whole:
-            for name, flat in bundle.state.items():
+            state = {name: join(self._live(flat, bundle)).cast(dtype) for name, flat in bundle.state.items()}
+        gradient = join([p.grad for p in live if p.grad is not None]).cast(dtype)
+        new = self._update(join(live).cast(dtype), -gradient if group["maximize"] else gradient, state, group, context)
+        for name, flat in bundle.state.items():
+            if whole and state[name] is not flat:
+                flat.assign(state[name])
+            elif not whole:
                 fresh = iter(parts(state[name], live))
                 kept = parts(flat, bundle.params)
                 flat.assign(

@@ -272,3 +272,20 @@ def test_schedulers_set_every_group_and_resume():
         cosine.step()
         seen += cosine.get_last_lr()
     assert seen == pytest.approx([0.5, 1.0, 0.75, 0.5])
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_half_precision_is_updated_in_float32_and_rounded_once(name):
+    values = normal(64, seed=3).astype(np.float16)
+    grads = [normal(64, seed=4 + i).astype(np.float16) * (np.arange(64) > 9) for i in range(3)]
+    half, single = (Tensor(values, dtype=d, requires_grad=True) for d in ("float16", "float32"))
+    lr = 1e-2
+    steps = [getattr(optim, name)([p], lr=lr) for p in (half, single)]
+    for g in grads:
+        half.grad, single.grad = Tensor(g), Tensor(g.astype(np.float32))
+        for optimizer in steps:
+            optimizer.step()
+    assert half.dtype == "float16"
+    # One rounding a step, of the parameter and of each moment: a few units in the last place of the larger numbers.
+    np.testing.assert_allclose(half.numpy(), single.numpy(), rtol=2e-3, atol=1e-4)
+    assert np.abs(half.numpy() - values)[10:].max() > lr
