@@ -64,14 +64,15 @@ from .view import View
 ELEMENTWISE: dict[str, int] = {
     # one operand. Floats only, but for neg, which wraps on integers.
     "neg": 1, "exp": 1, "log": 1, "sin": 1, "cos": 1, "tanh": 1, "sqrt": 1, "reciprocal": 1, "erf": 1,
-    "expm1": 1, "log1p": 1, "floor": 1,
+    "expm1": 1, "log1p": 1, "exp2": 1, "log2": 1, "log10": 1, "tan": 1, "asin": 1, "acos": 1, "atan": 1, "sinh": 1,
+    "cosh": 1, "asinh": 1, "acosh": 1, "atanh": 1, "floor": 1,
     # two operands. Integers wrap. On bool, add and max are "or", mul is "and"; sub, neg, div do not exist.
     "add": 2, "sub": 2, "mul": 2,
     "div": 2,         # floats only, IEEE: x/0 is inf or NaN
-    "idiv": 2,        # integers, rounds towards minus infinity; x//0 = 0; INT_MIN//-1 = INT_MIN
+    "idiv": 2,        # rounds down; integer x//0 = 0, INT_MIN//-1 = INT_MIN; floats as numpy.floor_divide
     "mod": 2,         # integers and floats, the sign of the divisor; integer x%0 = 0, float x%0 = NaN; as numpy.mod
     "max": 2,         # NaN if either is; max(0.0, -0.0) may be either zero
-    "pow": 2,         # floats only, as C's pow
+    "pow": 2,         # floats as C's pow; integers wrap, and x**-n is 1 // x**n rounded towards 0, and 0**-n = 0
     "lt": 2, "eq": 2,  # result bool, operands of one dtype; any comparison with NaN is False
     "and": 2, "or": 2, "xor": 2,  # integers and bool
     "shl": 2, "shr": 2,  # integers; by the width or more, or by a negative amount: 0, and -1 for shr of a negative

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .node import Node
-from .ops import MOVEMENT
+from .ops import MOVEMENT, UNARY_FLOAT
 
 CHEAP_OPS = 12
 DEEP = 64  # longer chains of elementwise operations are cut, so that kernels stay of a size compilers like
-TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "erf", "expm1", "log1p", "pow", "gather"))
+TRANSCENDENTAL = frozenset(UNARY_FLOAT) - {"sqrt", "reciprocal", "floor"} | {"pow", "gather"}
 
 
 @dataclass

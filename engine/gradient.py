@@ -14,16 +14,17 @@ gradient a source (None: nothing flows there).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
-from math import pi, prod, sqrt
+from math import log, pi, prod, sqrt
 from typing import Optional
 
-from ..backends.dtypes import float16, float32
+from ..backends.dtypes import bool_, float16, float32
 from . import attention, profile
 from .node import Node, attribute, constant, iota, make, topological
 
 Bounds = tuple[tuple[int, int], ...]
+MOST_SHIFTS = 16  # overlapping windows are added up shifted; more of them than this, by a scatter
 
 
 def _expand_gradient(g: Node, y: Node, x: Node):
@@ -66,13 +67,19 @@ def _reduce_prod_gradient(g: Node, y: Node, x: Node):
 
 
 def _pow_gradient(g: Node, y: Node, a: Node, b: Node):
-    """b a^(b-1) and a^b log a, with 0 where b is 0 and where a is 0 (the limit for b > 0), as in PyTorch."""
+    """b a^(b-1) and a^b log a; 0 where b is 0, and where a is 0 but b not below 0 (the limit), as in PyTorch."""
     slope = b * make("pow", (a, b - 1.0))
-    return b.eq(0.0).where_(0.0, g * slope), a.eq(0.0).where_(0.0, g * y * make("log", (a,)))
+    flat = make("and", (a.eq(0.0), make("xor", (b < 0.0, constant(True, bool_, b.shape, b.device)))))
+    return b.eq(0.0).where_(0.0, g * slope), flat.where_(0.0, g * y * make("log", (a,)))
 
 
 def _mod_gradient(g: Node, y: Node, a: Node, b: Node):
-    return g, -g * make("floor", (a / b,))
+    return g, -g * make("idiv", (a, b))
+
+
+def _one_minus_square(x: Node) -> Node:
+    """1 - x^2, without the rounding of x^2, which shows near 1."""
+    return (1.0 - x) * (1.0 + x)
 
 
 def _gather_gradient(g: Node, y: Node, x: Node, index: Node):
@@ -85,7 +92,7 @@ def _attention_gradient(g: Node, y: Node, *src: Node):
     """Of the output another kernel; of what that kernel computes, the gradient of its expansion."""
     if y.arg.result == "output":
         return attention.gradient(g, y)
-    found = _pull_back(attention.expansion(y), g, src.__contains__)
+    found = _pull_back([(attention.expansion(y), g)], src.__contains__)
     return tuple(found.get(s) for s in src)
 
 
@@ -99,6 +106,43 @@ def _scatter_set_gradient(g: Node, y: Node, x: Node, values: Node, index: Node):
     shape = index.shape + (1,) * (len(x.shape) - 1)
     kept = last.reshape(shape).expand(values.shape)
     return make("scatter_set", (g, zeros, index)), kept.where_(make("gather", (g, index)), 0.0), None
+
+
+def _window_gradient(g: Node, y: Node, x: Node):
+    """Each element gains what the windows over it got: blocks of `step`, those of one window in successive rows."""
+    axis, size, step = y.arg
+    if 0 in g.shape:
+        return (constant(0.0, g.dtype, x.shape, g.device),)
+    count, rank, rounds = y.shape[axis], len(x.shape), -(-size // step)
+    g = g.permute((*range(axis + 1), rank, *range(axis + 1, rank)))  # (..., count, size, ...)
+    if rounds > MOST_SHIFTS:
+        index = iota(count * size, g.device)  # of a window and a place in it; then of the element that is there
+        number = constant(size, index.dtype, index.shape, g.device)
+        window = make("idiv", (index, number))
+        index = (window * step + (index - window * number)).reshape((count, size))
+        order = (axis, axis + 1, *(a for a in range(rank + 1) if a not in (axis, axis + 1)))
+        wide = float32 if g.dtype == float16 else g.dtype
+        total = make("scatter_add", (g.permute(order).cast(wide), index), x.shape[axis]).cast(g.dtype)
+        return (total.permute((*range(1, axis + 1), 0, *range(axis + 1, rank))),)
+    g = _resized(g, axis + 1, 0, rounds * step)
+    blocks = [
+        _resized(_resized(g, axis + 1, -k * step, step), axis, k, count + rounds - 1) for k in range(rounds)
+    ]  # (..., count + rounds - 1, step, ...)
+    total = reduce(Node.__add__, blocks)
+    flat = total.reshape((*x.shape[:axis], (count + rounds - 1) * step, *x.shape[axis + 1 :]))
+    return (_resized(flat, axis, 0, x.shape[axis]),)
+
+
+def _resized(x: Node, axis: int, start: int, size: int) -> Node:
+    """`x` put at `start` of `size` places along `axis`: cut off where it does not fit, zeros where it is not."""
+    n = x.shape[axis]
+    low, high = max(-start, 0), min(n, size - start)
+    if (low, high) != (0, n):
+        x = make("shrink", (x,), tuple((low, high) if a == axis else (0, m) for a, m in enumerate(x.shape)))
+    before, after = max(start, 0), max(size - start - n, 0)
+    if not before + after:
+        return x
+    return make("pad", (x,), tuple((before, after) if a == axis else (0, 0) for a in range(len(x.shape))))
 
 
 def _cat_gradient(g: Node, y: Node, *parts: Node):
@@ -125,12 +169,25 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "erf":         lambda g, y, x: (g * (make("exp", (-x * x,)) * (2.0 / sqrt(pi))),),
     "expm1":       lambda g, y, x: (g * (y + 1.0),),
     "log1p":       lambda g, y, x: (g / (x + 1.0),),
+    "exp2":        lambda g, y, x: (g * (y * log(2.0)),),
+    "log2":        lambda g, y, x: (g / (x * log(2.0)),),
+    "log10":       lambda g, y, x: (g / (x * log(10.0)),),
+    "tan":         lambda g, y, x: (g * (1.0 + y * y),),
+    "asin":        lambda g, y, x: (g / make("sqrt", (_one_minus_square(x),)),),
+    "acos":        lambda g, y, x: (-g / make("sqrt", (_one_minus_square(x),)),),
+    "atan":        lambda g, y, x: (g / (1.0 + x * x),),
+    "sinh":        lambda g, y, x: (g * make("cosh", (x,)),),
+    "cosh":        lambda g, y, x: (g * make("sinh", (x,)),),
+    "asinh":       lambda g, y, x: (g / make("cosh", (y,)),),  # sqrt(1 + x^2) without overflow
+    "acosh":       lambda g, y, x: (g / make("sinh", (y,)),),
+    "atanh":       lambda g, y, x: (g / _one_minus_square(x),),
     "floor":       lambda g, y, x: (None,),
     "add":         lambda g, y, a, b: (g, g),
     "sub":         lambda g, y, a, b: (g, -g),
     "mul":         lambda g, y, a, b: (g * b, g * a),
     "div":         lambda g, y, a, b: (g / b, -g * y / b),
     "max":         _max_gradient,
+    "idiv":        lambda g, y, a, b: (None, None),
     "pow":         _pow_gradient,
     "mod":         _mod_gradient,
     "where":       lambda g, y, c, a, b: (None, c.where_(g, 0.0), c.where_(0.0, g)),
@@ -145,6 +202,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "pad":         lambda g, y, x: (make("shrink", (g,), tuple((b, b + n) for (b, _), n in zip(y.arg, x.shape))),),
     "shrink":      lambda g, y, x: (_joined(x, {y.arg: g}),),  # but `gradients` joins all parts of a split at once
     "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
+    "window":      _window_gradient,
     "cat":         _cat_gradient,
     "dot":         lambda g, y, a, b: (make("dot", (g, b.transpose())), make("dot", (a.transpose(), g))),
     "attention":   _attention_gradient,
@@ -157,23 +215,39 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "composite":   lambda g, y, expansion, *inputs: (None, *y.arg.gradient(g, y, *inputs)),
 }
 # Nothing flows through these: leaves, comparisons, integers.
-NO_GRADIENT = ("detach", "lt", "eq", "and", "or", "xor", "shl", "shr", "idiv", "random", "iota", "buffer", "const")
+NO_GRADIENT = ("detach", "lt", "eq", "and", "or", "xor", "shl", "shr", "random", "iota", "buffer", "const")
 # fmt: on
 
 
 @profile.span("gradient")
 def gradients(y: Node, g: Node) -> dict[Node, Node]:
     """The gradient of every leaf that `y` depends on and that wants one, given `g`, the gradient of `y`."""
-    return _pull_back(y, g, lambda node: node.owner is not None)
+    return _pull_back([(y, g)], lambda node: node.owner is not None)
 
 
-def _pull_back(y: Node, g: Node, ends: Callable[[Node], bool]) -> dict[Node, Node]:
-    """The gradient of every node that `y` depends on and at which the road back ends."""
-    found: dict[Node, Optional[Node]] = {y: g}
+@profile.span("gradient")
+def pull_back(starts: Sequence[tuple[Node, Node]], targets: Collection[Node]) -> dict[Node, Node]:
+    """The gradient of each of `targets` on which the nodes of `starts` depend, given the gradients of those."""
+    ends = set(targets).__contains__
+    useful: set[Node] = set(targets)  # and what is on the way to them
+    for node in topological([y for y, _ in starts], lambda node: () if ends(node) else differentiable_sources(node)):
+        if not useful.isdisjoint(differentiable_sources(node)):
+            useful.add(node)
+    return _pull_back([(y, g) for y, g in starts if y in useful], ends, useful)
+
+
+def _pull_back(
+    starts: Sequence[tuple[Node, Node]], ends: Callable[[Node], bool], useful: Optional[set[Node]] = None
+) -> dict[Node, Node]:
+    """The gradient of every node that `starts` depend on and at which the road back ends; by `useful` nodes only."""
+    found: dict[Node, Optional[Node]] = {}
+    for y, g in starts:
+        before = found.get(y)
+        found[y] = g if before is None else before + g
     cuts: dict[Node, dict[Bounds, Node]] = {}  # gradients of what a node was shrunk to
     result: dict[Node, Node] = {}
     try:
-        for node in reversed(topological((y,), lambda node: () if ends(node) else _differentiable_sources(node))):
+        for node in reversed(topological(found, lambda node: () if ends(node) else differentiable_sources(node))):
             g_node = found.pop(node, None)
             if node in cuts:
                 whole = _joined(node, cuts.pop(node))
@@ -189,7 +263,7 @@ def _pull_back(y: Node, g: Node, ends: Callable[[Node], bool]) -> dict[Node, Nod
                 pieces[node.arg] = g_node if node.arg not in pieces else pieces[node.arg] + g_node
                 continue
             for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):
-                if part is not None and source.requires_grad:
+                if part is not None and (source.requires_grad if useful is None else source in useful):
                     before = found.get(source)
                     found[source] = part if before is None else before + part
     finally:
@@ -211,7 +285,7 @@ def _joined(x: Node, pieces: dict[Bounds, Node]) -> Node:
     return reduce(Node.__add__, padded)
 
 
-def _differentiable_sources(node: Node) -> tuple[Node, ...]:
+def differentiable_sources(node: Node) -> tuple[Node, ...]:
     if node.owner is not None:
         return ()
     sources = node.src[1:] if node.op == "composite" else node.src

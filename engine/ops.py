@@ -30,9 +30,10 @@ Shape = tuple[int, ...]
 Rule = Callable[[str, tuple["Node", ...], Any], tuple[Shape, DType]]
 
 UNARY_FLOAT = (
-    "exp", "log", "sin", "cos", "tanh", "sqrt", "reciprocal", "erf", "expm1", "log1p", "floor",
+    "exp", "log", "sin", "cos", "tanh", "sqrt", "reciprocal", "erf", "expm1", "log1p", "exp2", "log2", "log10", "tan",
+    "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "floor",
 )  # fmt: skip
-MOVEMENT = ("reshape", "permute", "expand", "pad", "shrink", "flip")
+MOVEMENT = ("reshape", "permute", "expand", "pad", "shrink", "flip", "window")
 REDUCE = ("reduce_sum", "reduce_max", "reduce_prod")
 # Identities to the scheduler; they matter to gradients and lifetimes only.
 TRANSPARENT = ("detach", "composite")
@@ -99,21 +100,17 @@ def _sub(op, src, arg):
     return _same(op, src)
 
 
-@rule("div", "pow", text="two floats of one shape and dtype -> the same")
+@rule("div", text="two floats of one shape and dtype -> the same")
 def _float_binary(op, src, arg):
     _demand(op, src[0].dtype, is_float(src[0].dtype), "float dtypes")
     return _same(op, src)
 
 
+@rule("pow", text="two numbers of one shape and dtype -> the same; integers wrap, x ** -n rounds towards 0")
 @rule("mod", text="two numbers of one shape and dtype -> the same; the sign of the divisor; integer x % 0 = 0")
-def _mod(op, src, arg):
+@rule("idiv", text="two numbers of one shape and dtype -> the same, rounded down; integer x // 0 = 0")
+def _number_binary(op, src, arg):
     _demand(op, src[0].dtype, not is_bool(src[0].dtype), "numbers, not bool")
-    return _same(op, src)
-
-
-@rule("idiv", text="two integers of one shape and dtype -> the same, rounded down; x // 0 = 0")
-def _idiv(op, src, arg):
-    _demand(op, src[0].dtype, is_int(src[0].dtype), "integers")
     return _same(op, src)
 
 
@@ -211,6 +208,14 @@ def _flip(op, src, arg):
     if any(not 0 <= a < len(src[0].shape) for a in arg):
         raise ShapeError(f"flip: axes {arg} are not all axes of {src[0].shape}")
     return src[0].shape, src[0].dtype
+
+
+@rule("window", text="any, (axis, size, step) in arg -> places of windows along the axis; a new last axis inside them")
+def _window(op, src, arg):
+    shape, (axis, size, step) = src[0].shape, arg
+    if not (0 <= axis < len(shape) and 0 <= size <= shape[axis] and step > 0):
+        raise ShapeError(f"window: {arg} must hold an axis of {shape}, a size up to that axis's, and a step above 0")
+    return (*shape[:axis], (shape[axis] - size) // step + 1, *shape[axis + 1 :], size), src[0].dtype
 
 
 @rule("cat", text="tensors of one dtype that differ along the axis in arg only -> one after another along it")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
-from strategies import elements, laid_out, move, movement, shapes
+from strategies import MOVES, elements, laid_out, move, movement, shapes
 
 from clgrad import Tensor
 from clgrad.backends.numpy.philox import philox4x32
@@ -57,6 +57,21 @@ def _mod(a, b):
     return _python(lambda x, y: x % y if y else 0, 2)(a, b) if a.dtype == object else np.mod(a, b)
 
 
+def _idiv(a, b):
+    return _python(lambda x, y: x // y if y else 0, 2)(a, b) if a.dtype == object else np.floor_divide(a, b)
+
+
+def _whole_power(x, n):
+    """Modulo 2**64, which narrows to any integer dtype. A negative power is 1 / x**|n| without its fraction."""
+    if n >= 0:
+        return pow(x, n, 2**64)
+    return {1: 1, -1: 1 - 2 * (n % 2)}.get(x, 0)
+
+
+def _pow(a, b):
+    return _python(_whole_power, 2)(a, b) if a.dtype == object else np.power(a, b)
+
+
 def _erf(x):
     return np.array([math.erf(v) for v in x.ravel()], np.longdouble).reshape(x.shape)
 
@@ -82,15 +97,27 @@ ELEMENTWISE: dict[str, Elementwise] = {
     "erf":        Elementwise(FLOATS, _erf, 1, 4),
     "expm1":      Elementwise(FLOATS, np.expm1, 1, 4),
     "log1p":      Elementwise(FLOATS, np.log1p, 1, 4),
+    "exp2":       Elementwise(FLOATS, np.exp2, 1, 4),
+    "log2":       Elementwise(FLOATS, np.log2, 1, 4),
+    "log10":      Elementwise(FLOATS, np.log10, 1, 4),
+    "tan":        Elementwise(FLOATS, np.tan, 1, 4),
+    "asin":       Elementwise(FLOATS, np.arcsin, 1, 4),
+    "acos":       Elementwise(FLOATS, np.arccos, 1, 4),
+    "atan":       Elementwise(FLOATS, np.arctan, 1, 4),
+    "sinh":       Elementwise(FLOATS, np.sinh, 1, 4),
+    "cosh":       Elementwise(FLOATS, np.cosh, 1, 4),
+    "asinh":      Elementwise(FLOATS, np.arcsinh, 1, 4),
+    "acosh":      Elementwise(FLOATS, np.arccosh, 1, 4),
+    "atanh":      Elementwise(FLOATS, np.arctanh, 1, 4),
     "floor":      Elementwise(FLOATS, np.floor, 1),
     "add":        Elementwise(ALL, np.add, 2),
     "sub":        Elementwise(NUMBERS, np.subtract, 2),
     "mul":        Elementwise(ALL, np.multiply, 2),
     "div":        Elementwise(FLOATS, np.divide, 2, 3),
-    "idiv":       Elementwise(INTEGERS, _python(lambda x, y: x // y if y else 0, 2), 2),
+    "idiv":       Elementwise(NUMBERS, _idiv, 2, 1),
     "mod":        Elementwise(NUMBERS, _mod, 2),
     "max":        Elementwise(ALL, np.maximum, 2),
-    "pow":        Elementwise(FLOATS, np.power, 2, 4),
+    "pow":        Elementwise(NUMBERS, _pow, 2, 4),
     "lt":         Elementwise(ALL, np.less, 2, result="bool"),
     "eq":         Elementwise(ALL, np.equal, 2, result="bool"),
     "and":        Elementwise(BOOL + INTEGERS, np.bitwise_and, 2),
@@ -445,7 +472,7 @@ DRAW: dict[str, Callable[..., Case]] = {
     "reduce_sum": _draw_reduce_sum,
     "reduce_max": _draw_reduce_max,
     "reduce_prod": _draw_reduce_prod,
-    **{op: _draw_movement(op) for op in ("reshape", "permute", "expand", "pad", "shrink", "flip")},
+    **{op: _draw_movement(op) for op in MOVES},
     "cat": _draw_cat,
     "dot": _draw_dot,
     "attention": _draw_attention,

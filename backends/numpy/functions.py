@@ -104,6 +104,17 @@ def _erf(x: np.ndarray, out: np.ndarray) -> None:
     np.copyto(out, np.where(np.abs(x) < 1.0, small, np.copysign(large, x)))
 
 
+def _pow(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """NumPy refuses negative powers of integers: here they are 1 // a**b rounded towards 0, so -1, 0 or 1."""
+    if out.dtype.kind != "i":
+        np.power(a, b, out)
+        return
+    negative = b < 0
+    inverse = np.where(a == 1, 1, np.where(a == -1, 1 - 2 * (b & 1), 0))
+    np.power(a, np.maximum(b, 0), out)
+    np.copyto(out, inverse, where=negative, casting="unsafe")
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "neg": np.negative,
     "exp": np.exp,
@@ -116,6 +127,18 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "erf": _erf,
     "expm1": np.expm1,
     "log1p": np.log1p,
+    "exp2": np.exp2,
+    "log2": np.log2,
+    "log10": np.log10,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
     "floor": np.floor,
     "add": np.add,
     "sub": np.subtract,
@@ -124,7 +147,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "idiv": np.floor_divide,
     "mod": np.remainder,
     "max": _max,
-    "pow": np.power,
+    "pow": _pow,
     "lt": np.less,
     "eq": np.equal,
     "and": np.bitwise_and,

@@ -47,30 +47,27 @@ def _builtin(name: str) -> Function:
     return Function(name + "({0})")
 
 
+# fmt: off
 FLOAT = {
     "neg": Function("-({0})"),
-    "exp": _builtin("exp"),
-    "log": _builtin("log"),
-    "sin": _builtin("sin"),
-    "cos": _builtin("cos"),
-    "tanh": _builtin("tanh"),
-    "sqrt": _builtin("sqrt"),
-    "erf": _builtin("erf"),
-    "expm1": _builtin("expm1"),
-    "log1p": _builtin("log1p"),
-    "floor": _builtin("floor"),
+    **{op: _builtin(op) for op in (
+        "exp", "log", "sin", "cos", "tanh", "sqrt", "erf", "expm1", "log1p", "exp2", "log2", "log10", "tan", "asin",
+        "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "floor",
+    )},
     "reciprocal": Function("({T})1 / {0}"),
     "add": Function("{0} + {1}"),
     "sub": Function("{0} - {1}"),
     "mul": Function("{0} * {1}"),
     "div": Function("{0} / {1}"),
     "mod": Function("float_mod_{T}({0}, {1})", "float_mod"),
+    "idiv": Function("float_idiv_{T}({0}, {1})", "float_idiv"),
     "max": Function("({0} > {1} | {0} != {0}) ? {0} : {1}"),
     "pow": Function("pow({0}, {1})"),
     "lt": Function("(uchar)({0} < {1})"),
     "eq": Function("(uchar)({0} == {1})"),
     "where": Function("{0} ? {1} : {2}"),
 }
+# fmt: on
 # In single precision (and for halves) these beat the runtimes' own, which CPUs do not vectorise: ten times and more.
 SINGLE = FLOAT | {
     op: Function(op + "_single({0})", op + "_single") for op in ("exp", "expm1", "tanh", "log", "log1p", "erf")
@@ -87,6 +84,7 @@ INTEGER = {
     "or": Function("({T})({0} | {1})"),
     "xor": Function("({T})({0} ^ {1})"),
     "shl": Function("shift_left_{T}({0}, {1})", "shift_left"),
+    "pow": Function("whole_power_{T}({0}, {1})", "whole_power"),
     "where": Function("{0} ? {1} : {2}"),
 }
 SIGNED = INTEGER | {
@@ -163,6 +161,22 @@ float half_from_bits(ushort bits) {
     const {T} r = fmod(a, b);
     if (r == 0) return copysign(({T})0, b);
     return (r < 0) != (b < 0) ? r + b : r;
+}
+""",
+    "float_idiv": """\
+{T} float_idiv_{T}({T} a, {T} b) {  /* the quotient without the rest is near a whole number, which it rounds to */
+    if (b == 0) return a / b;
+    const {T} r = fmod(a, b), q = (a - r) / b - ({T})(r != 0 && (r < 0) != (b < 0)), down = floor(q);
+    if (q == 0) return copysign(({T})0, a / b);
+    return q - down > ({T})0.5 ? down + 1 : down;
+}
+""",
+    "whole_power": """\
+{T} whole_power_{T}({T} a, {T} b) {
+    if (b < 0) return a == 1 ? 1 : a == ({T})-1 ? ({T})(1 - 2 * (int)(b & 1)) : 0;
+    {U} result = 1, square = ({U})a;
+    for (; b != 0; b >>= 1, square *= square) if (b & 1) result *= square;
+    return ({T})result;
 }
 """,
     "floor_div": """\
