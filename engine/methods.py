@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import creation, elementwise, movement, products, random, reduction
+from . import creation, einsum, elementwise, movement, products, random, reduction
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -103,6 +103,7 @@ class Methods:
 
     matmul, dot, linear = products.matmul, products.matmul, products.linear
     __matmul__, __rmatmul__ = products.matmul, products.rmatmul
+    einsum = staticmethod(einsum.einsum)
     scaled_dot_product_attention = products.scaled_dot_product_attention
     dropout = random.dropout
 

@@ -11,7 +11,7 @@ from math import prod, sqrt
 from typing import TYPE_CHECKING, Optional
 
 from ..backends import dtypes
-from ..backends.dtypes import is_bool
+from ..backends.dtypes import is_bool, is_float
 from . import attention
 from .elementwise import broadcast_shape
 from .ops import ShapeError
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 
-def matmul(self: Tensor, other: Tensor) -> Tensor:
+def matmul(self: Tensor, other: Tensor, dtype=None) -> Tensor:
     """The matrix product over the last axis of self and the second to last of other; other axes broadcast.
 
     (..., M, K) @ (..., K, N) -> (..., M, N); a vector stands for a row on the left and for a column on the right.
+    Operands meet in one dtype, or in `dtype`, and the result has it: integers wrap, bool is an "or" of "and"s, half
+    precision is summed in float32 and rounded once. Raises ShapeError for a scalar, and for sizes that do not fit.
     """
     if not isinstance(other, type(self)):
         other = type(self)(other, device=self.device)
     if self.ndim == 0 or other.ndim == 0:
         raise ShapeError(f"matmul: {self.shape} @ {other.shape} has a scalar; use * to scale")
-    dtype = dtypes.promote(self.dtype, other.dtype)
-    a, b = (x.cast(dtypes.default_int if is_bool(dtype) else dtype) for x in (self, other))
+    met = dtypes.promote(self.dtype, other.dtype) if dtype is None else dtypes.as_dtype(dtype)
+    if is_bool(met):
+        return matmul(self, other, dtypes.int32) != 0
+    a, b = self.cast(met), other.cast(met)
     row, column = a.ndim == 1, b.ndim == 1
     a, b = (a.unsqueeze(0) if row else a), (b.unsqueeze(-1) if column else b)
     if a.shape[-1] != b.shape[-2]:
@@ -45,7 +49,10 @@ def matmul(self: Tensor, other: Tensor) -> Tensor:
 
 
 def _contract(a: Tensor, b: Tensor) -> Tensor:
+    """(..., M, K) and (..., K, N) of one dtype -> (..., M, N)."""
     tensor_type = type(a)
+    if a.shape[-2] == b.shape[-1] == 1:  # a sum of products: there is no tile to fill
+        return _inner(a, b.transpose(-2, -1))
     if b.ndim == 2:  # one matrix for all rows: a single product of two matrices
         rows = prod(a.shape[:-1])
         return tensor_type._make("dot", a.reshape(rows, a.shape[-1]), b).reshape((*a.shape[:-1], b.shape[-1]))
@@ -53,13 +60,24 @@ def _contract(a: Tensor, b: Tensor) -> Tensor:
     return tensor_type._make("dot", a.broadcast_to(batch + a.shape[-2:]), b.broadcast_to(batch + b.shape[-2:]))
 
 
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """The sums over the last axis of the products of two rows."""
+    wide = dtypes.float32 if is_float(a.dtype) and a.dtype.itemsize < 4 else a.dtype
+    return (a.cast(wide) * b.cast(wide)).sum(-1, keepdim=True, dtype=wide).cast(a.dtype)
+
+
 def rmatmul(self: Tensor, other) -> Tensor:
     return type(self)(other, device=self.device) @ self
 
 
-def linear(self: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """self @ weight + bias, with `weight` of shape (in, out)."""
-    y = self @ weight
+def linear(self: Tensor, weight: Tensor, bias: Optional[Tensor] = None, dtype=None) -> Tensor:
+    """self @ weight + bias, with `weight` of shape (in, out), or self * weight + bias with one of shape (in).
+
+    With `dtype`, all operands are cast to it first.
+    """
+    if dtype is not None:
+        return linear(self.cast(dtype), weight.cast(dtype), None if bias is None else bias.cast(dtype))
+    y = self * weight if weight.ndim == 1 else matmul(self, weight)
     return y if bias is None else y + bias
 
 
