@@ -6,8 +6,8 @@ A `View` maps the points of an index space to positions in a flat buffer:
 
 and, where `mask` is set, only points with `lo <= i < hi` in every dimension lie in the buffer;
 everywhere else the value is zero (that is what padding means). Every movement operation turns one
-View into another without touching data; a reshape that no strides can express returns None, and
-whoever asked has to copy first.
+View into another without touching data; a reshape (or a window over padding) that no strides can
+express returns None, and whoever asked has to copy first.
 
 >>> from clgrad.backends.view import View
 >>> View.contiguous((2, 3)).permute((1, 0))
@@ -101,6 +101,26 @@ class View(NamedTuple):
                 (n - hi, n - lo) if a in axes else (lo, hi) for a, ((lo, hi), n) in enumerate(zip(mask, self.shape))
             )
         return View(self.shape, strides, offset, mask)
+
+    def window(self, arg: tuple[int, int, int]) -> Optional[View]:
+        """Dimension `axis` as the places of windows of `size`, `step` apart, which the new last dimension walks.
+
+        None where padding is seen by several of the windows: a mask is a range of each dimension by itself.
+        """
+        axis, size, step = arg
+        count = (self.shape[axis] - size) // step + 1
+        mask = self.mask
+        if mask is not None:
+            places, inside = (0, count), (0, size)
+            if mask[axis] != (0, self.shape[axis]):
+                if size != 1:
+                    return None
+                places = (-(-mask[axis][0] // step), -(-mask[axis][1] // step))
+            mask = (*mask[:axis], places, *mask[axis + 1 :], inside)
+        shape = (*self.shape[:axis], count, *self.shape[axis + 1 :], size)
+        stride = self.strides[axis]
+        strides = (*self.strides[:axis], stride * step, *self.strides[axis + 1 :], stride)
+        return _normalised(shape, strides, self.offset, mask)
 
     def reshape(self, shape: Shape) -> Optional[View]:
         """The same elements under another shape of the same size, or None where strides cannot express it."""

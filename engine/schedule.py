@@ -187,8 +187,8 @@ class _Scheduler:
                 self.apart.add(node.src[0])
             elif node.op == "cat":
                 self._store(node, "stored: its parts are computed where they lie in it")
-            elif node.op == "expand" and cost.of(node.src[0]).dear:
-                self._store(node.src[0], "stored: an expand would repeat a transcendental function")
+            elif node.op in ("expand", "window") and _repeats(node) and cost.of(node.src[0]).dear:
+                self._store(node.src[0], f"stored: the {node.op} would repeat a transcendental function")
             if node.op in MOVEMENT or node.op in ("const", "iota", "buffer") or node in self.stored:
                 continue
             reason = cost.worth_storing(node, readers.get(node, 0))
@@ -530,6 +530,10 @@ def divided(wanted: Iterable[Node]) -> dict[Node, list[Slice]]:
         if base in wanted or starts != ends or any(s * base.dtype.itemsize % ALIGNMENT for s in starts[:-1]):
             del found[base]
     return found
+
+
+def _repeats(node: Node) -> bool:
+    return prod(node.shape) > prod(node.src[0].shape)
 
 
 def _size(space: Space) -> int:

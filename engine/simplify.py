@@ -283,6 +283,7 @@ RULES: dict[str, Rewrite] = {
     "shrink": _shrink,
     "cat": _cat,
     "flip": _flip,
+    "window": _moved_constant,
     "cast": _cast,
     "mul": _mul,
     "div": _div,

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+MOVES = ("reshape", "permute", "expand", "pad", "shrink", "flip", "window")
 SIZES = st.sampled_from([0, 1, 1, 2, 2, 3, 4, 5, 8, 17])
 
 
@@ -17,8 +18,11 @@ def shapes(max_dims: int = 4, max_size: int = 300, sizes=SIZES):
 
 
 @st.composite
-def movement(draw, shape: tuple[int, ...], ops=("reshape", "permute", "expand", "pad", "shrink", "flip"), limit=2000):
-    """One movement primitive that fits `shape`: (name, argument) as `View.apply` and the graph take them."""
+def movement(draw, shape: tuple[int, ...], ops=MOVES, limit=2000):
+    """One movement primitive that fits `shape`: (name, argument) as `View.apply` and the graph take them.
+
+    Where there is no axis to see through a window, one that does nothing.
+    """
     op = draw(st.sampled_from(ops))
     if op == "reshape":
         return op, draw(reshaped(shape))
@@ -39,7 +43,11 @@ def movement(draw, shape: tuple[int, ...], ops=("reshape", "permute", "expand", 
             keep_empty = draw(st.integers(0, 9)) == 0  # parts that hold something tell more
             bounds.append((lo, hi) if lo < hi or keep_empty else (0, n))
         return op, tuple(bounds)
-    return op, tuple(a for a in range(len(shape)) if draw(st.booleans()))
+    if op == "window" and shape:
+        axis = draw(st.integers(0, len(shape) - 1))
+        size, step = draw(st.sampled_from([0, 1, 1, 1, 2, 3])), draw(st.integers(1, 4))
+        return op, (axis, min(size, shape[axis]), step) if prod(shape) * size <= limit else (axis, 0, 1)
+    return "flip", tuple(a for a in range(len(shape)) if draw(st.booleans()))
 
 
 @st.composite
@@ -76,6 +84,11 @@ def move(array: np.ndarray, op: str, arg) -> np.ndarray:
         return np.pad(array, arg) if arg else array
     if op == "shrink":
         return array[tuple(slice(lo, hi) for lo, hi in arg)]
+    if op == "window":
+        axis, size, step = arg
+        places = (array.shape[axis] - size) // step + 1
+        windows = [array.take(range(i * step, i * step + size), axis) for i in range(places)]
+        return np.moveaxis(np.stack(windows, axis), axis + 1, -1)
     return np.flip(array, arg)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from strategies import elements, laid_out, move, movement, pooled, shapes
+from strategies import MOVES, elements, laid_out, move, movement, pooled, shapes
 
 from clgrad import Device, Tensor, jit
 from clgrad.backends.numpy import render
@@ -66,7 +66,6 @@ def _replaced(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return result
 
 
-MOVES = ("reshape", "permute", "expand", "pad", "shrink", "flip")
 MEANING = {
     "add": np.add,
     "mul": np.multiply,
@@ -137,7 +136,8 @@ def _step(draw, values: list[np.ndarray]) -> Step:
     if kind in BINARY:
         return Step(kind, (i, draw(st.sampled_from(partners))))
     if kind in MOVES:
-        return Step(kind, (i,), draw(movement(x.shape, (kind,), LIMIT))[1])
+        kind, arg = draw(movement(x.shape, (kind,), LIMIT))
+        return Step(kind, (i,), arg)
     if kind in ("sum", "reduce_max"):
         axes = tuple(a for a in range(x.ndim) if draw(st.booleans()))
         return Step(kind, (i,), axes or (draw(st.integers(0, x.ndim - 1)),))

@@ -56,8 +56,7 @@ def test_movement_of_a_view_reads_what_numpy_reads(chain):
         moved = view.apply(op, arg)
         expected = move(expected, op, arg)
         if moved is None:
-            assert op == "reshape"
-            assert view.mask is not None or numpy_needs_a_copy(view, buffer, arg), f"{view} can be reshaped to {arg}"
+            assert view.mask is not None or (op == "reshape" and numpy_needs_a_copy(view, buffer, arg)), (view, op, arg)
             buffer, moved = expected.ravel(), View.contiguous(expected.shape)
         view = moved
         assert view.shape == expected.shape and view.size == expected.size
@@ -70,7 +69,7 @@ def test_one_mapping_has_one_spelling(chain):
     shape, steps = chain
     view = View.contiguous(shape)
     for op, arg in steps:
-        view = view.apply(op, arg) or View.contiguous(arg)
+        view = view.apply(op, arg) or View.contiguous(move(np.empty(view.shape, np.int8), op, arg).shape)
         assert view.mask is None or any(m != (0, n) for m, n in zip(view.mask, view.shape, strict=True))
         assert all(
             stride == 0
