@@ -126,7 +126,7 @@ def expansion(y: Node) -> Node:
     part: Part = y.arg
     x = part.operands(y.src)
     if part.result == "logsumexp":
-        return logsumexp(_scores(x, part).cast(y.dtype), len(y.shape) - 1)
+        return logsumexp(_scores(x, part).cast(y.dtype), (len(y.shape) - 1,))
     if part.result == "value":
         return _in_order(make("dot", (_probabilities(x, part).transpose(), x["grad"])))
     of_scores = _score_gradient(x, part)

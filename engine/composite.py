@@ -57,40 +57,57 @@ def _softplus_gradient(arg: None, g: Node, y: Node, x: Node):
     return (g * (make("tanh", (x * 0.5,)) * 0.5 + 0.5),)
 
 
-def softmax(x: Node, axis: int) -> Node:
-    """exp(x - max) / sum(exp(x - max)) along `axis`. A row that is all -inf is NaN, as in PyTorch."""
-    shifted = x - _repeat(make("reduce_max", (x,), (axis,)), x)
+def softmax(x: Node, axes: tuple[int, ...]) -> Node:
+    """exp(x - max) / sum(exp(x - max)) over `axes`. Where they hold nothing but -inf it is NaN, as in PyTorch."""
+    shifted = x - _repeat(make("reduce_max", (x,), axes), x)
     e = make("exp", (shifted,))
-    return composite("softmax", axis, _softmax_gradient, e / _repeat(e.sum((axis,)), e), x)
+    return composite("softmax", axes, _softmax_gradient, e / _repeat(e.sum(axes), e), x)
 
 
-def _softmax_gradient(axis: int, g: Node, y: Node, x: Node):
+def _softmax_gradient(axes: tuple[int, ...], g: Node, y: Node, x: Node):
     gy = g * y
-    return (gy - y * _repeat(gy.sum((axis,)), y),)
+    return (gy - y * _repeat(gy.sum(axes), y),)
 
 
-def logsumexp(x: Node, axis: int) -> Node:
-    """log(sum(exp(x))) along `axis`, kept with size 1, safe for large x; infinite where the row is."""
-    top = make("reduce_max", (x,), (axis,))
+def logsumexp(x: Node, axes: tuple[int, ...]) -> Node:
+    """log(sum(exp(x))) over `axes`, kept with size 1, safe for large x; infinite where the largest is."""
+    top = make("reduce_max", (x,), axes)
     # Subtracting an infinite maximum would give NaN; without it the sum is right by itself.
-    safe = (top - top).eq(0.0).where_(top, 0.0)
+    safe = _is_finite(top).where_(top, 0.0)
     e = make("exp", (x - _repeat(safe, x),))
-    return composite("logsumexp", axis, _logsumexp_gradient, make("log", (e.sum((axis,)),)) + safe, x)
+    return composite("logsumexp", axes, _logsumexp_gradient, make("log", (e.sum(axes),)) + safe, x)
 
 
-def _logsumexp_gradient(axis: int, g: Node, y: Node, x: Node):
+def _logsumexp_gradient(axes: tuple[int, ...], g: Node, y: Node, x: Node):
     return (_repeat(g, x) * make("exp", (x - _repeat(y, x),)),)
 
 
-def log_softmax(x: Node, axis: int) -> Node:
-    """x - max - log(sum(exp(x - max))) along `axis`."""
-    shifted = x - _repeat(make("reduce_max", (x,), (axis,)), x)
-    total = make("exp", (shifted,)).sum((axis,))
-    return composite("log_softmax", axis, _log_softmax_gradient, shifted - _repeat(make("log", (total,)), x), x)
+def log_add_exp(a: Node, b: Node) -> Node:
+    """log(exp(a) + exp(b)) as max(a, b) + log1p(exp(-|a - b|)); an infinite maximum is the result by itself."""
+    top, distance = make("max", (a, b)), a - b
+    tail = make("log1p", (make("exp", (-make("max", (distance, -distance)),)),))
+    return composite("log_add_exp", None, _log_add_exp_gradient, _is_finite(top).where_(top + tail, top), a, b)
 
 
-def _log_softmax_gradient(axis: int, g: Node, y: Node, x: Node):
-    return (g - make("exp", (y,)) * _repeat(g.sum((axis,)), y),)
+def _log_add_exp_gradient(arg: None, g: Node, y: Node, a: Node, b: Node):
+    """exp(a - y) and exp(b - y); 0 where both are -inf, which is their limit from most directions."""
+    safe = _is_finite(y).where_(y, 0.0)
+    return g * make("exp", (a - safe,)), g * make("exp", (b - safe,))
+
+
+def _is_finite(x: Node) -> Node:
+    return (x - x).eq(0.0)
+
+
+def log_softmax(x: Node, axes: tuple[int, ...]) -> Node:
+    """x - max - log(sum(exp(x - max))) over `axes`."""
+    shifted = x - _repeat(make("reduce_max", (x,), axes), x)
+    total = make("exp", (shifted,)).sum(axes)
+    return composite("log_softmax", axes, _log_softmax_gradient, shifted - _repeat(make("log", (total,)), x), x)
+
+
+def _log_softmax_gradient(axes: tuple[int, ...], g: Node, y: Node, x: Node):
+    return (g - make("exp", (y,)) * _repeat(g.sum(axes), y),)
 
 
 GELU_LINEAR, GELU_CUBIC = sqrt(2 / pi), 0.044715

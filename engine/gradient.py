@@ -22,6 +22,7 @@ from typing import Optional
 from ..backends.dtypes import bool_, float16, float32
 from . import attention, profile
 from .node import Node, attribute, constant, iota, make, topological
+from .scan import others
 
 Bounds = tuple[tuple[int, int], ...]
 MOST_SHIFTS = 16  # overlapping windows are added up shifted; more of them than this, by a scatter
@@ -57,13 +58,9 @@ def _reduce_prod_gradient(g: Node, y: Node, x: Node):
     rest = tuple(a for a in range(len(x.shape)) if a not in axes)
     moved = x.permute(rest + axes)
     outer, n = tuple(x.shape[a] for a in rest), prod(x.shape[a] for a in axes)
-    row = moved.reshape((*outer, 1, n)).expand((*outer, n, n))
-    index = iota(n, x.device)
-    ones = (1,) * len(outer)
-    same = index.reshape((*ones, n, 1)).expand(row.shape).eq(index.reshape((*ones, 1, n)).expand(row.shape))
-    others = make("reduce_prod", (same.where_(1.0, row),), (len(outer) + 1,))
-    others = others.reshape(moved.shape).permute(tuple((rest + axes).index(a) for a in range(len(x.shape))))
-    return (g.expand(x.shape) * others,)
+    product = others(moved.reshape((*outer, n)), len(outer)).reshape(moved.shape)
+    product = product.permute(tuple((rest + axes).index(a) for a in range(len(x.shape))))
+    return (g.expand(x.shape) * product,)
 
 
 def _pow_gradient(g: Node, y: Node, a: Node, b: Node):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import creation, einsum, elementwise, movement, products, random, reduction
+from . import creation, einsum, elementwise, movement, products, random, reduction, scan
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -84,11 +84,16 @@ class Methods:
     __eq__, __ne__ = elementwise.eq, elementwise.ne  # type: ignore[assignment]
     __neg__, __abs__ = elementwise.neg, elementwise.abs_
 
-    sum, prod, mean, var, std = reduction.sum_, reduction.prod_, reduction.mean, reduction.var, reduction.std
+    # --- reductions, scans and sorting ----------------------------------------------------------------------------
+
+    sum, prod, mean = reduction.sum_, reduction.prod_, reduction.mean
     max, min, argmax, argmin = reduction.max_, reduction.min_, reduction.argmax, reduction.argmin
-    any, all, cumsum = reduction.any_, reduction.all_, reduction.cumsum
+    var, std, var_mean, std_mean = reduction.var, reduction.std, reduction.var_mean, reduction.std_mean
+    any, all = reduction.any_, reduction.all_
     softmax, log_softmax, logsumexp = reduction.softmax, reduction.log_softmax, reduction.logsumexp
-    layernorm = reduction.layernorm
+    normalize, layernorm = reduction.normalize, reduction.layernorm
+    cumsum, cumprod, logcumsumexp = scan.cumsum, scan.cumprod, scan.logcumsumexp
+    cummax, cummin = scan.cummax, scan.cummin
 
     reshape, view, permute, transpose = movement.reshape, movement.reshape, movement.permute, movement.transpose
     expand, broadcast_to, flip, shrink, pad = (
