@@ -1,0 +1,111 @@
+"""Every public function of Tensors, on both backends, against PyTorch: the table in `tests/surface`.
+
+    python -m pytest -n 0 tests/test_surface.py -k softplus
+
+Each entry gets 100 examples and more on each backend; `surface/entry.py` says what an entry promises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+import pytest
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+from surface import table
+from surface.entry import Entry
+from surface.examples import Draw, Example, examples, wanted_features
+from surface.judge import Answer, Refused, compare, describe, ours, read, theirs
+
+from clgrad import Device, Tensor
+
+ENTRIES = table()
+LEAST = 100  # examples an entry and backend
+ROUNDS = 3
+PATTERNS = {"NUMPY": (8, 6), "CL": (5, 2)}  # of values and of derivatives: on OpenCL each is kernels to be built
+
+# The examples of an entry are drawn in one go, from one seed; and Hypothesis' first would always be the same one.
+FEW = settings(max_examples=max(1, settings().max_examples // 250), phases=[Phase.explicit, Phase.generate])
+
+
+def run(entry: Entry, device: str, draw: Draw, seed: int) -> tuple[int, Counter[str]]:
+    """Hold `device` to `entry`: how many examples torch accepted, and in how many each feature occurred."""
+    values, derivatives = PATTERNS[device.partition(":")[0]]
+    count, features = 0, Counter[str]()
+    for _, batch in zip(range(ROUNDS), examples(entry, draw, seed, LEAST + 8, values, derivatives, device == "NUMPY")):
+        accepted = []
+        for example in batch:
+            try:
+                accepted.append((example, theirs(entry, example)))
+            except Refused as refused:
+                check_refused(entry, example, device, refused)
+        if device != "NUMPY":
+            build([ours(entry, example, device) for example in firsts([example for example, _ in accepted])])
+        for example, want in accepted:
+            check(entry, example, device, want)
+            features.update(example.features)
+        count += len(accepted)
+        if count >= LEAST and wanted_features(entry) <= set(features):
+            break
+    return count, features
+
+
+def check(entry: Entry, example: Example, device: str, want: Answer) -> None:
+    try:
+        results = ours(entry, example, device)
+        Tensor.realize_all(results)
+        compare(entry, example, read(results), want)
+    except Exception as error:
+        raise AssertionError(f"{describe(entry, example, device)}\n{type(error).__name__}: {error}") from error
+
+
+def check_refused(entry: Entry, example: Example, device: str, refused: Refused) -> None:
+    """Where torch raises, so do we; at the latest when the value is read."""
+    try:
+        read(ours(entry, example, device))
+    except Exception:
+        return
+    raise AssertionError(f"{describe(entry, example, device)}\nno error; torch's is {refused.__cause__!r}")
+
+
+def firsts(batch: list[Example]) -> list[Example]:
+    """The first example of each pattern that is not empty."""
+    found: dict[int, Example] = {}
+    for example in batch:
+        if "zero-size" not in example.features:
+            found.setdefault(id(example.pattern), example)
+    return list(found.values())
+
+
+def build(computed: list[list[Tensor]]) -> None:
+    """Compute many examples at once, so that their kernels are built as one program.
+
+    Short kernels over one space would be merged, into kernels that no example needs alone: sizes must differ.
+    """
+    while computed:
+        taken: set[int] = set()
+        later, now = [], []
+        for results in computed:
+            sizes = {prod(r.shape) for r in results}
+            if sizes & taken:
+                later.append(results)
+            else:
+                taken |= sizes
+                now += results
+        Tensor.realize_all(now)
+        computed = later
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@FEW
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_an_entry_is_what_torch_says(device, name, data, seed):
+    assume(seed)
+    entry = ENTRIES[name]
+    if device != "NUMPY" and not Device[device].info.features["fp64"]:
+        pytest.skip(f"{device} has no float64")
+    count, features = run(entry, device, data.draw, seed)
+    assert count >= LEAST, f"{name}: torch refused all but {count} examples"
+    missing = wanted_features(entry) - set(features)
+    assert not missing, f"{name}: {sorted(missing)} never occurred in {count} examples: {dict(features)}"
