@@ -8,10 +8,25 @@
 from .backends import dtypes
 from .backends.base import DeviceError
 from .engine.device import Device
+from .engine.functional import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
 from .engine.jit import jit
 from .engine.tensor import Tensor
 
-__all__ = ["Device", "DeviceError", "Tensor", "dtypes", "jit", "nn"]
+__all__ = [
+    "Device",
+    "DeviceError",
+    "Tensor",
+    "dtypes",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacrev",
+    "jit",
+    "jvp",
+    "nn",
+    "value_and_grad",
+    "vjp",
+]
 
 
 def __getattr__(name: str):
