@@ -1,23 +1,19 @@
-"""Elementwise methods of Tensor: each is a few primitives.
+"""Functions of one number, selection and casts: elementwise methods of Tensor, each a few primitives.
 
-Comes in: Tensors and Python numbers. Goes out: Tensors. Shapes broadcast as in NumPy; dtypes meet as in
-`dtypes.promote`, and a Python number takes the Tensor's dtype (a float with an integer Tensor gives float32).
+Functions of the C mathematics library are within 4 units in the last place of float32 (docs/accuracy.md), and take
+integers as float32. What has two operands is in `arithmetic`, what stands between layers in `activations`.
 
 >>> from clgrad import Tensor
->>> (Tensor([1, 2, 3]) / 2).tolist()
-[0.5, 1.0, 1.5]
->>> Tensor([-1.0, 0.0, 2.0]).relu().tolist()
-[0.0, 0.0, 2.0]
+>>> Tensor([1, 4, 9]).sqrt().tolist(), Tensor([-2.5, 0.5, 1.5]).round().tolist()
+([1.0, 2.0, 3.0], [-2.0, 0.0, 2.0])
 """
 
 from __future__ import annotations
 
-from math import log, sqrt
 from typing import TYPE_CHECKING, Union
 
 from ..backends import dtypes
 from ..backends.dtypes import is_bool, is_float
-from . import composite
 from .ops import ShapeError
 
 if TYPE_CHECKING:
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 
 Number = Union[int, float, bool]
 Operand = Union["Tensor", Number]
-
-ERF_LINEAR = sqrt(0.5)
 
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,13 +39,14 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
-def _floats(x: Tensor) -> Tensor:
+def floats(x: Tensor) -> Tensor:
+    """Integers and bools as float32; floats as they are."""
     return x if is_float(x.dtype) else x.cast(dtypes.default_float)
 
 
 def _unary(op: str, doc: str):
     def method(self: Tensor) -> Tensor:
-        return _floats(self)._apply(op)
+        return floats(self)._apply(op)
 
     method.__name__, method.__doc__ = op, doc
     return method
@@ -59,11 +54,23 @@ def _unary(op: str, doc: str):
 
 exp = _unary("exp", "e to the power of each element. Integers become float32.")
 expm1 = _unary("expm1", "exp(x) - 1, accurate near 0.")
+exp2 = _unary("exp2", "2 to the power of each element.")
 log_ = _unary("log", "The natural logarithm; NaN below 0, -inf at 0.")
 log1p = _unary("log1p", "log(1 + x), accurate near 0.")
+log2 = _unary("log2", "The logarithm to base 2; NaN below 0, -inf at 0.")
+log10 = _unary("log10", "The logarithm to base 10; NaN below 0, -inf at 0.")
 sin = _unary("sin", "The sine of an angle in radians.")
 cos = _unary("cos", "The cosine of an angle in radians.")
-tanh = _unary("tanh", "The hyperbolic tangent.")
+tan = _unary("tan", "The tangent of an angle in radians.")
+asin = _unary("asin", "The angle between -pi/2 and pi/2 whose sine is x; NaN outside [-1, 1].")
+acos = _unary("acos", "The angle between 0 and pi whose cosine is x; NaN outside [-1, 1].")
+atan = _unary("atan", "The angle between -pi/2 and pi/2 whose tangent is x.")
+sinh = _unary("sinh", "The hyperbolic sine, (exp(x) - exp(-x)) / 2.")
+cosh = _unary("cosh", "The hyperbolic cosine, (exp(x) + exp(-x)) / 2.")
+tanh = _unary("tanh", "The hyperbolic tangent, sinh(x) / cosh(x).")
+asinh = _unary("asinh", "The inverse of the hyperbolic sine.")
+acosh = _unary("acosh", "The inverse of the hyperbolic cosine, which is not negative; NaN below 1.")
+atanh = _unary("atanh", "The inverse of the hyperbolic tangent; infinite at -1 and 1, NaN beyond.")
 sqrt_ = _unary("sqrt", "The square root; NaN below 0.")
 reciprocal = _unary("reciprocal", "1 / x.")
 erf = _unary("erf", "The error function, 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x.")
@@ -72,21 +79,6 @@ erf = _unary("erf", "The error function, 2/sqrt(pi) times the integral of exp(-t
 def neg(self: Tensor) -> Tensor:
     """-x. On bool, the logical not."""
     return self.logical_not() if is_bool(self.dtype) else self._apply("neg")
-
-
-def exp2(self: Tensor) -> Tensor:
-    """2 to the power of each element."""
-    return exp(_floats(self) * log(2))
-
-
-def log2(self: Tensor) -> Tensor:
-    """The logarithm to base 2."""
-    return log_(self) * (1 / log(2))
-
-
-def tan(self: Tensor) -> Tensor:
-    """sin(x) / cos(x)."""
-    return self.sin() / self.cos()
 
 
 def rsqrt(self: Tensor) -> Tensor:
@@ -142,198 +134,14 @@ def round_(self: Tensor) -> Tensor:
     return self.isinf().where(self, ((self < 0) & (result == 0)).where(-0.0, result))
 
 
-def sigmoid(self: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)), through tanh, which neither overflows nor loses the tails' sign."""
-    return (_floats(self) * 0.5).tanh() * 0.5 + 0.5
-
-
-def relu(self: Tensor) -> Tensor:
-    """max(x, 0), with derivative 0 at 0; NaN stays NaN."""
-    return (self <= 0).where(0, self)
-
-
-def silu(self: Tensor) -> Tensor:
-    """x sigmoid(x) (Hendrycks and Gimpel, 2016), also known as swish."""
-    return self * self.sigmoid()
-
-
-def gelu(self: Tensor, approximate: str = "tanh") -> Tensor:
-    """x times the normal distribution's Phi(x) (Hendrycks and Gimpel, 2016).
-
-    "none" computes Phi with erf; "tanh" with 0.5 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as GPT-2 does.
-    """
-    x = _floats(self)
-    if approximate == "none":
-        return x * 0.5 * ((x * ERF_LINEAR).erf() + 1.0)
-    if approximate != "tanh":
-        raise ValueError(f'gelu: approximate must be "tanh" or "none", not {approximate!r}')
-    return type(self)._wrap(composite.gelu(x._source()))
-
-
-def softplus(self: Tensor, beta: float = 1.0) -> Tensor:
-    """log(1 + exp(beta x)) / beta, without overflow."""
-    return type(self)._wrap(composite.softplus((_floats(self) * beta)._source())) * (1 / beta)
-
-
-def leaky_relu(self: Tensor, neg_slope: float = 0.01) -> Tensor:
-    """x above 0, neg_slope * x below."""
-    return (self > 0).where(self, _floats(self) * neg_slope)
-
-
-def elu(self: Tensor, alpha: float = 1.0) -> Tensor:
-    """x above 0, alpha (exp(x) - 1) below (Clevert et al., 2016)."""
-    x = _floats(self)
-    return (x > 0).where(x, (x > 0).where(0.0, x).expm1() * alpha)
-
-
 def clip(self: Tensor, min_=None, max_=None) -> Tensor:
     """x held between `min_` and `max_` (either may be None). The gradient is 1 where x is within, ends included."""
     if min_ is None and max_ is None:
-        raise ValueError("clip: give min_, max_ or both")
+        raise RuntimeError("clip: give min_, max_ or both")
     x = self
     if min_ is not None:
         x = (x < min_).where(min_, x)
     return x if max_ is None else (x > max_).where(max_, x)
-
-
-def maximum(self: Tensor, other: Operand) -> Tensor:
-    """The larger of two; NaN if either is; ties share the gradient."""
-    return self._binary("max", other)
-
-
-def minimum(self: Tensor, other: Operand) -> Tensor:
-    """The smaller of two; NaN if either is; ties share the gradient."""
-    a, b = self._meet(other, "minimum")
-    if is_float(a.dtype):
-        return -((-a)._binary("max", -b))
-    if is_bool(a.dtype):
-        return a & b
-    return ~((~a)._binary("max", ~b))
-
-
-def add(self: Tensor, other: Operand) -> Tensor:
-    return self._binary("add", other)
-
-
-def sub(self: Tensor, other: Operand) -> Tensor:
-    return self._binary("sub", other)
-
-
-def rsub(self: Tensor, other: Operand) -> Tensor:
-    return self._binary("sub", other, swap=True)
-
-
-def mul(self: Tensor, other: Operand) -> Tensor:
-    return self._binary("mul", other)
-
-
-def _divided(a: Tensor, b: Tensor) -> Tensor:
-    return _floats(a)._binary("div", _floats(b))
-
-
-def div(self: Tensor, other: Operand) -> Tensor:
-    """self / other in floating point; integers become float32."""
-    if isinstance(other, (int, float)):
-        x = _floats(self)
-        return x._binary("div", float(other))
-    return _divided(*self._meet(other, "div"))
-
-
-def rdiv(self: Tensor, other: Operand) -> Tensor:
-    if isinstance(other, (int, float)):
-        return _floats(self)._binary("div", float(other), swap=True)
-    a, b = self._meet(other, "div")
-    return _divided(b, a)
-
-
-def _floor_divided(a: Tensor, b: Tensor) -> Tensor:
-    if is_float(a.dtype):
-        return (a / b).floor()
-    return a._binary("idiv", b)
-
-
-def _numbers(x: Tensor) -> Tensor:
-    return x.cast(dtypes.default_int) if is_bool(x.dtype) else x
-
-
-def floordiv(self: Tensor, other: Operand) -> Tensor:
-    """Division rounded down; on integers x // 0 = 0."""
-    return _floor_divided(*map(_numbers, self._meet(other, "//")))
-
-
-def rfloordiv(self: Tensor, other: Operand) -> Tensor:
-    a, b = map(_numbers, self._meet(other, "//"))
-    return _floor_divided(b, a)
-
-
-def mod(self: Tensor, other: Operand) -> Tensor:
-    """The remainder with the sign of the divisor; on integers x % 0 = 0, on floats NaN."""
-    a, b = map(_numbers, self._meet(other, "%"))
-    return a._binary("mod", b)
-
-
-def rmod(self: Tensor, other: Operand) -> Tensor:
-    a, b = map(_numbers, self._meet(other, "%"))
-    return b._binary("mod", a)
-
-
-def pow_(self: Tensor, other: Operand) -> Tensor:
-    """self ** other. Small whole exponents are products, and work on integers; otherwise integers become float32."""
-    if isinstance(other, (int, float)) and not isinstance(other, bool):
-        if other == 0.5 and is_float(self.dtype):
-            return self.sqrt()
-        if float(other).is_integer() and 0 <= other <= 4 and (is_float(self.dtype) or isinstance(other, int)):
-            return _whole_power(_numbers(self), int(other))
-        if float(other).is_integer() and -4 <= other < 0 and is_float(self.dtype):
-            return _whole_power(self, int(-other)).reciprocal()
-        x = _floats(self)
-        return x._binary("pow", float(other))
-    a, b = self._meet(other, "pow")
-    return _floats(a)._binary("pow", _floats(b))
-
-
-def _whole_power(x: Tensor, n: int) -> Tensor:
-    if n == 0:
-        return x.ones_like()
-    if n == 1:
-        return x
-    half = _whole_power(x, n // 2)
-    return half * half * x if n % 2 else half * half
-
-
-def rpow(self: Tensor, other: Operand) -> Tensor:
-    if isinstance(other, (int, float)):
-        x = _floats(self)
-        return x._binary("pow", float(other), swap=True)
-    a, b = self._meet(other, "pow")
-    return _floats(b)._binary("pow", _floats(a))
-
-
-def lt(self: Tensor, other: Operand) -> Tensor:
-    return self._binary("lt", other)
-
-
-def gt(self: Tensor, other: Operand) -> Tensor:
-    return self._binary("lt", other, swap=True)
-
-
-def eq(self: Tensor, other: Operand) -> Tensor:
-    return self._binary("eq", other)
-
-
-def ne(self: Tensor, other: Operand) -> Tensor:
-    return eq(self, other).logical_not()
-
-
-def le(self: Tensor, other: Operand) -> Tensor:
-    # Not the negation of >, which would be True for NaN.
-    a, b = self._meet(other, "<=")
-    return a._binary("lt", b) | a._binary("eq", b) if is_float(a.dtype) else b._binary("lt", a).logical_not()
-
-
-def ge(self: Tensor, other: Operand) -> Tensor:
-    a, b = self._meet(other, ">=")
-    return le(b, a)
 
 
 def logical_not(self: Tensor) -> Tensor:
@@ -342,32 +150,9 @@ def logical_not(self: Tensor) -> Tensor:
     return x._binary("xor", True)
 
 
-def _bits(op: str, doc: str):
-    def method(self: Tensor, other: Operand) -> Tensor:
-        return self._binary(op, other)
-
-    method.__name__, method.__doc__ = f"bitwise_{op}", doc
-    return method
-
-
-bitwise_and = _bits("and", "Bit by bit on integers, logical on bool.")
-bitwise_or = _bits("or", "Bit by bit on integers, logical on bool.")
-bitwise_xor = _bits("xor", "Bit by bit on integers, logical on bool.")
-
-
 def bitwise_not(self: Tensor) -> Tensor:
     """Every bit inverted; on bool, the logical not."""
     return self.logical_not() if is_bool(self.dtype) else self._binary("xor", -1)
-
-
-def lshift(self: Tensor, other: Operand) -> Tensor:
-    """x << other; 0 for shifts by the width or more."""
-    return self._binary("shl", other)
-
-
-def rshift(self: Tensor, other: Operand) -> Tensor:
-    """x >> other, keeping the sign; 0 or -1 for shifts by the width or more."""
-    return self._binary("shr", other)
 
 
 def where(self: Tensor, a: Operand, b: Operand) -> Tensor:
@@ -394,21 +179,18 @@ def isnan(self: Tensor) -> Tensor:
     return self != self
 
 
-def isinf(self: Tensor) -> Tensor:
-    """Whether x is infinite."""
-    if not is_float(self.dtype):
-        return (self != self).cast(dtypes.bool_)
-    return (self == float("inf")) | (self == float("-inf"))
+def isinf(self: Tensor, detect_positive: bool = True, detect_negative: bool = True) -> Tensor:
+    """Whether x is infinite: positively, negatively, or either."""
+    found = (self != self) & False
+    if is_float(self.dtype):
+        found = (self == float("inf")) if detect_positive else found
+        found = (self == float("-inf")) | found if detect_negative else found
+    return found
 
 
 def isfinite(self: Tensor) -> Tensor:
     """Whether x is neither infinite nor NaN."""
     return (self.isnan() | self.isinf()).logical_not()
-
-
-def lerp(self: Tensor, end: Tensor, weight: Operand) -> Tensor:
-    """self + (end - self) * weight."""
-    return self + (end - self) * weight
 
 
 def cast(self: Tensor, dtype) -> Tensor:

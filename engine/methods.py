@@ -12,7 +12,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import creation, einsum, elementwise, movement, products, random, reduction, scan
+from . import (
+    activations,
+    arithmetic,
+    convolution,
+    creation,
+    einsum,
+    elementwise,
+    movement,
+    products,
+    random,
+    reduction,
+    scan,
+)
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -46,43 +58,62 @@ class Methods:
     get_rng_state = classmethod(random.get_state)
     set_rng_state = classmethod(random.set_state)
 
-    # --- operations -----------------------------------------------------------------------------------------------
+    # --- functions of one number ----------------------------------------------------------------------------------
 
     exp, expm1, exp2 = elementwise.exp, elementwise.expm1, elementwise.exp2
-    log, log1p, log2 = elementwise.log_, elementwise.log1p, elementwise.log2
-    sin, cos, tan, tanh, erf = elementwise.sin, elementwise.cos, elementwise.tan, elementwise.tanh, elementwise.erf
+    log, log1p, log2, log10 = elementwise.log_, elementwise.log1p, elementwise.log2, elementwise.log10
+    sin, cos, tan, erf = elementwise.sin, elementwise.cos, elementwise.tan, elementwise.erf
+    asin, acos, atan = elementwise.asin, elementwise.acos, elementwise.atan
+    sinh, cosh, tanh = elementwise.sinh, elementwise.cosh, elementwise.tanh
+    asinh, acosh, atanh = elementwise.asinh, elementwise.acosh, elementwise.atanh
     sqrt, rsqrt, square = elementwise.sqrt_, elementwise.rsqrt, elementwise.square
     neg, reciprocal, abs, sign = elementwise.neg, elementwise.reciprocal, elementwise.abs_, elementwise.sign
     floor, ceil, trunc, round = elementwise.floor, elementwise.ceil, elementwise.trunc, elementwise.round_
-    sigmoid, relu, silu, swish = elementwise.sigmoid, elementwise.relu, elementwise.silu, elementwise.silu
-    gelu, softplus, elu = elementwise.gelu, elementwise.softplus, elementwise.elu
-    leaky_relu, leakyrelu = elementwise.leaky_relu, elementwise.leaky_relu
-    clip, clamp = elementwise.clip, elementwise.clip
-    maximum, minimum, pow, lerp = elementwise.maximum, elementwise.minimum, elementwise.pow_, elementwise.lerp
-    add, sub, mul, div, mod = elementwise.add, elementwise.sub, elementwise.mul, elementwise.div, elementwise.mod
-    where, masked_fill = elementwise.where, elementwise.masked_fill
     isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
     logical_not, bitwise_not = elementwise.logical_not, elementwise.bitwise_not
-    bitwise_and, bitwise_or, bitwise_xor = elementwise.bitwise_and, elementwise.bitwise_or, elementwise.bitwise_xor
-    lshift, rshift = elementwise.lshift, elementwise.rshift
+    clip, clamp = elementwise.clip, elementwise.clip
+    where, masked_fill = elementwise.where, elementwise.masked_fill
+    __neg__, __abs__, __invert__ = elementwise.neg, elementwise.abs_, elementwise.bitwise_not
+
     cast, bitcast = elementwise.cast, elementwise.bitcast
     float, half, double = elementwise.float_, elementwise.half, elementwise.double
     int, long, bool = elementwise.int_, elementwise.long, elementwise.bool_
 
-    __add__ = __radd__ = elementwise.add
-    __sub__, __rsub__ = elementwise.sub, elementwise.rsub
-    __mul__ = __rmul__ = elementwise.mul
-    __truediv__, __rtruediv__ = elementwise.div, elementwise.rdiv
-    __floordiv__, __rfloordiv__ = elementwise.floordiv, elementwise.rfloordiv
-    __mod__, __rmod__ = elementwise.mod, elementwise.rmod
-    __pow__, __rpow__ = elementwise.pow_, elementwise.rpow
-    __and__ = __rand__ = elementwise.bitwise_and
-    __or__ = __ror__ = elementwise.bitwise_or
-    __xor__ = __rxor__ = elementwise.bitwise_xor
-    __lshift__, __rshift__, __invert__ = elementwise.lshift, elementwise.rshift, elementwise.bitwise_not
-    __lt__, __gt__, __le__, __ge__ = elementwise.lt, elementwise.gt, elementwise.le, elementwise.ge
-    __eq__, __ne__ = elementwise.eq, elementwise.ne  # type: ignore[assignment]
-    __neg__, __abs__ = elementwise.neg, elementwise.abs_
+    # --- activations ----------------------------------------------------------------------------------------------
+
+    sigmoid, logsigmoid, softplus = activations.sigmoid, activations.logsigmoid, activations.softplus
+    silu, swish, mish = activations.silu, activations.silu, activations.mish
+    gelu, quick_gelu = activations.gelu, activations.quick_gelu
+    relu, relu6, leaky_relu = activations.relu, activations.relu6, activations.leaky_relu
+    elu, celu, selu = activations.elu, activations.celu, activations.selu
+    hardtanh, hardsigmoid, hardswish = activations.hardtanh, activations.hardsigmoid, activations.hardswish
+    softsign, softmin = activations.softsign, activations.softmin
+
+    # --- arithmetic, comparisons, bits ----------------------------------------------------------------------------
+
+    add, sub, mul, div = arithmetic.add, arithmetic.sub, arithmetic.mul, arithmetic.div
+    mod, fmod, pow = arithmetic.mod, arithmetic.fmod, arithmetic.pow_
+    maximum, minimum, copysign = arithmetic.maximum, arithmetic.minimum, arithmetic.copysign
+    logaddexp, lerp = arithmetic.logaddexp, arithmetic.lerp
+    eq, ne, isclose, allclose = arithmetic.eq, arithmetic.ne, arithmetic.isclose, arithmetic.allclose
+    bitwise_and, bitwise_or, bitwise_xor = arithmetic.bitwise_and, arithmetic.bitwise_or, arithmetic.bitwise_xor
+    lshift, rshift = arithmetic.lshift, arithmetic.rshift
+
+    __array_priority__ = 1000  # an array on the left leaves the operation to the Tensor on the right
+    __add__ = __radd__ = arithmetic.add
+    __sub__, __rsub__ = arithmetic.sub, arithmetic.rsub
+    __mul__ = __rmul__ = arithmetic.mul
+    __truediv__, __rtruediv__ = arithmetic.div, arithmetic.rdiv
+    __floordiv__, __rfloordiv__ = arithmetic.floordiv, arithmetic.rfloordiv
+    __mod__, __rmod__ = arithmetic.mod, arithmetic.rmod
+    __pow__, __rpow__ = arithmetic.pow_, arithmetic.rpow
+    __and__ = __rand__ = arithmetic.bitwise_and
+    __or__ = __ror__ = arithmetic.bitwise_or
+    __xor__ = __rxor__ = arithmetic.bitwise_xor
+    __lshift__, __rlshift__ = arithmetic.lshift, arithmetic.rlshift
+    __rshift__, __rrshift__ = arithmetic.rshift, arithmetic.rrshift
+    __lt__, __gt__, __le__, __ge__ = arithmetic.lt, arithmetic.gt, arithmetic.le, arithmetic.ge
+    __eq__, __ne__ = arithmetic.eq, arithmetic.ne  # type: ignore[assignment]
 
     # --- reductions, scans and sorting ----------------------------------------------------------------------------
 
@@ -109,6 +140,7 @@ class Methods:
     matmul, dot, linear = products.matmul, products.matmul, products.linear
     __matmul__, __rmatmul__ = products.matmul, products.rmatmul
     einsum = staticmethod(einsum.einsum)
+    conv2d, conv_transpose2d = convolution.conv2d, convolution.conv_transpose2d
     scaled_dot_product_attention = products.scaled_dot_product_attention
     dropout = random.dropout
 
