@@ -1,0 +1,29 @@
+"""clgrad.testing: hold a function of Tensors to everything that should be true of it.
+
+>>> from clgrad.testing import tensors
+>>> tensors().example().numpy().ndim <= 4
+True
+
+Needs Hypothesis: `pip install "clgrad[testing]"`.
+"""
+
+try:
+    import hypothesis as _hypothesis  # noqa: F401
+except ImportError as error:
+    raise ImportError('clgrad.testing needs Hypothesis: pip install "clgrad[testing]"') from error
+
+from .sample import FEATURES, Sample
+from .strategies import LAYOUTS, axes, broadcastable_shapes, dtypes, indices, operands, shapes, tensors
+
+__all__ = [
+    "FEATURES",
+    "LAYOUTS",
+    "Sample",
+    "axes",
+    "broadcastable_shapes",
+    "dtypes",
+    "indices",
+    "operands",
+    "shapes",
+    "tensors",
+]
