@@ -19,12 +19,16 @@ from . import (
     creation,
     einsum,
     elementwise,
+    indexing,
     movement,
+    pieces,
     products,
     random,
     reduction,
     scan,
+    sort,
 )
+from . import rearrange as rearranging
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -125,17 +129,30 @@ class Methods:
     normalize, layernorm = reduction.normalize, reduction.layernorm
     cumsum, cumprod, logcumsumexp = scan.cumsum, scan.cumprod, scan.logcumsumexp
     cummax, cummin = scan.cummax, scan.cummin
+    sort, argsort, topk = sort.sort, sort.argsort, sort.topk
 
-    reshape, view, permute, transpose = movement.reshape, movement.reshape, movement.permute, movement.transpose
-    expand, broadcast_to, flip, shrink, pad = (
-        movement.expand, movement.broadcast_to, movement.flip, movement.shrink, movement.pad,
-    )  # fmt: skip
-    squeeze, unsqueeze, flatten, unflatten = (
-        movement.squeeze, movement.unsqueeze, movement.flatten, movement.unflatten,
-    )  # fmt: skip
-    repeat, split, chunk = movement.repeat, movement.split, movement.chunk
-    take, gather, index_copy = movement.take, movement.gather, movement.index_copy
-    __getitem__, __setitem__ = movement.getitem, movement.setitem
+    # --- movement -------------------------------------------------------------------------------------------------
+
+    reshape, view, flatten, unflatten = movement.reshape, movement.reshape, movement.flatten, movement.unflatten
+    squeeze, unsqueeze, rearrange = movement.squeeze, movement.unsqueeze, rearranging.rearrange
+    permute, transpose, flip, roll = movement.permute, movement.transpose, movement.flip, pieces.roll
+    expand, broadcast_to, repeat = movement.expand, movement.broadcast_to, movement.repeat
+    repeat_interleave, unfold, meshgrid = pieces.repeat_interleave, movement.unfold, pieces.meshgrid
+    shrink, pad, tril, triu = movement.shrink, pieces.pad, movement.tril, movement.triu
+    diag, diagonal = movement.diag, movement.diagonal
+    cat, stack, split, chunk = pieces.cat, pieces.stack, pieces.split, pieces.chunk
+
+    @property
+    def T(self: Tensor) -> Tensor:  # type: ignore[misc]
+        """All axes in reverse order."""
+        return self.permute(*range(self.ndim)[::-1])
+
+    # --- indexing -------------------------------------------------------------------------------------------------
+
+    take, gather, index_copy = indexing.take, indexing.gather, indexing.index_copy
+    __getitem__, __setitem__ = indexing.getitem, indexing.setitem
+
+    # --- products ---------------------------------------------------------------------------------------------------
 
     matmul, dot, linear = products.matmul, products.matmul, products.linear
     __matmul__, __rmatmul__ = products.matmul, products.rmatmul
@@ -143,22 +160,3 @@ class Methods:
     conv2d, conv_transpose2d = convolution.conv2d, convolution.conv_transpose2d
     scaled_dot_product_attention = products.scaled_dot_product_attention
     dropout = random.dropout
-
-    @property
-    def T(self: Tensor) -> Tensor:  # type: ignore[misc]
-        """All axes in reverse order."""
-        return self.permute(*range(self.ndim)[::-1])
-
-    tril, triu = creation.tril, creation.triu
-
-    @staticmethod
-    def cat(*tensors, dim=0) -> Tensor:
-        """Tensors (or one list of them) one after another along `dim`."""
-        return movement.cat(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors, dim)
-
-    @staticmethod
-    def stack(*tensors, dim=0) -> Tensor:
-        """Tensors (or one list of them) of one shape side by side along a new dimension `dim`."""
-        return movement.stack(
-            tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors, dim
-        )
