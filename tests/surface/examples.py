@@ -23,7 +23,8 @@ from clgrad import dtypes
 from .entry import ALL, Entry, Operand
 from .sample import Sample
 
-LAYOUTS = (("permute", "flip"), ("shrink",), ("expand",), ("pad",), ())
+LAYOUTS = (("permute", "flip", "shrink"), (), ("expand", "pad"))
+SAME_SIZE = 3  # examples in a row of the same size, with other values
 MOST_ELEMENTS = 120
 SPECIAL = (np.nan, np.inf, -np.inf, -0.0)
 TRIES = 12  # at drawing operands away from kinks
@@ -94,7 +95,7 @@ def _holds_zero(operand: Operand) -> bool:
 
 def patterns(entry: Entry, rng: np.random.Generator, values: int, derivatives: int) -> list[Pattern]:
     """`values` patterns of value examples or one a dtype, if those are more, then those of derivatives."""
-    values = max(values, len(entry.dtypes))
+    values = max(values, len(entry.dtypes), len(LAYOUTS))
     offset, result = int(rng.integers(len(LAYOUTS))), []
     for i in range(values + (derivatives if entry.derivatives else 0)):
         derivative = i >= values
@@ -109,16 +110,21 @@ def patterns(entry: Entry, rng: np.random.Generator, values: int, derivatives: i
     return result
 
 
-def shape_of(operand: Operand, pattern: Pattern, rng: np.random.Generator, free: bool) -> tuple[int, ...]:
-    """A common shape. Only where `free` are there axes of 1, which change a kernel's source."""
-    sizes = [int(n) for n in rng.integers(max(2, operand.min_size), max(2, operand.min_size) + 4, pattern.rank)]
-    if sizes and free and rng.random() < 0.25:
-        for axis in range(len(sizes)):
-            if rng.random() < 0.5:
-                sizes[axis] = max(1, operand.min_size)
-    if sizes and operand.min_size == 0 and rng.random() < 0.06:
-        sizes[rng.integers(len(sizes))] = 0
-    while prod(sizes) > MOST_ELEMENTS and max(sizes) > max(2, operand.min_size):
+def shape_of(
+    operand: Operand, pattern: Pattern, axes: np.random.Generator, vary: np.random.Generator, free: bool
+) -> tuple[int, ...]:
+    """A common shape. An axis of 1 changes a kernel's source: unless `free`, a pattern always has it or never."""
+    least = max(2, operand.min_size)
+    sizes = [int(n) for n in vary.integers(least, least + 4, pattern.rank)]
+    ones, chance = axes.random(pattern.rank) < 0.4, axes.random()
+    if operand.min_size <= 1 and (vary.random() < 0.25 if free else not any(pattern.layouts)):
+        ones = (
+            vary.random(pattern.rank) < 0.5 if free else ones | (np.arange(pattern.rank) == int(chance * pattern.rank))
+        )
+        sizes = [1 if one else n for n, one in zip(sizes, ones)]
+    if sizes and operand.min_size == 0 and vary.random() < 0.12:
+        sizes[vary.integers(len(sizes))] = 0
+    while prod(sizes) > MOST_ELEMENTS and max(sizes) > least:
         sizes[sizes.index(max(sizes))] -= 1
     return tuple(sizes)
 
@@ -134,47 +140,49 @@ def _part_of(shape: tuple[int, ...], number: int, count: int, rng: np.random.Gen
     return tuple(own)
 
 
-def laid_out(shape: tuple[int, ...], ops: tuple[str, ...], rng: np.random.Generator, vary: np.random.Generator):
-    """(shape of a base, steps that lead from it to `shape`): `rng` chooses axes, `vary` amounts."""
+def laid_out(
+    shape: tuple[int, ...], ops: tuple[str, ...], axes: np.random.Generator, vary: np.random.Generator, free: bool
+):
+    """(shape of a base, steps that lead from it to `shape`): `axes` chooses what a kernel's source depends on."""
     steps: list[tuple[str, Any]] = []
     for op in reversed(ops):
         arg: Any
         if not shape:
             break
-        chosen = [a for a in range(len(shape)) if rng.random() < 0.5] or [int(rng.integers(len(shape)))]
+        chosen = [a for a in range(len(shape)) if axes.random() < 0.5] or [int(axes.integers(len(shape)))]
         if op == "permute":
-            order = rng.permutation(len(shape))
-            if len(shape) > 1 and (order[:-1] < order[1:]).all():
-                order = order[::-1]
-            arg = tuple(int(a) for a in order)
+            order = axes.permutation(len(shape))
+            arg = tuple(int(a) for a in (order[::-1] if (order[:-1] < order[1:]).all() else order))
             shape = tuple(shape[arg.index(a)] for a in range(len(shape)))
         elif op == "flip":
             arg = tuple(chosen)
         elif op == "expand":
             arg, shape = shape, tuple(1 if a in chosen and n else n for a, n in enumerate(shape))
         elif op == "pad":
-            widths = {a: _split(int(vary.integers(1, 3)), shape[a], vary) for a in chosen}
-            arg = tuple(widths.get(a, (0, 0)) for a in range(len(shape)))
+            sides = (vary if free else axes).integers(0, 3, len(shape))  # both, before, after
+            arg = tuple(_padding(n, sides[a], free, vary) if a in chosen else (0, 0) for a, n in enumerate(shape))
             shape = tuple(n - lo - hi for n, (lo, hi) in zip(shape, arg))
         else:  # every second element along one axis, and a part of the others
-            axis = chosen[0]
-            doubled = (*shape[: axis + 1], 2, *shape[axis + 1 :])
-            odd = int(vary.integers(2))
-            steps.append(("reshape", shape))
-            steps.append(("shrink", tuple((odd, odd + 1) if a == axis + 1 else (0, n) for a, n in enumerate(doubled))))
-            steps.append(("reshape", doubled))
+            axis, odd = chosen[0], int(vary.integers(2))
+            whole = (*shape[: axis + 1], 2, *shape[axis + 1 :])
+            halved = tuple((odd, odd + 1) if a == axis + 1 else (0, n) for a, n in enumerate(whole))
+            steps += [("reshape", shape), ("shrink", halved), ("reshape", whole)]
             shape = tuple(2 * n if a == axis else n for a, n in enumerate(shape))
-            low = tuple(int(vary.integers(3)) if a in chosen else 0 for a in range(len(shape)))
+            low = [int(vary.integers(3)) if a in chosen else 0 for a in range(len(shape))]
             arg = tuple((lo, lo + n) for lo, n in zip(low, shape))
             shape = tuple(n + lo + (a in chosen) for a, (n, lo) in enumerate(zip(shape, low)))
         steps.append((op, arg))
     return shape, tuple(reversed(steps))
 
 
-def _split(width: int, most: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A width of padding before and after, together at most `most`."""
-    before = int(rng.integers(width + 1))
-    return min(before, most), min(width - before, most - min(before, most))
+def _padding(size: int, side: int, free: bool, vary: np.random.Generator) -> tuple[int, int]:
+    """Widths before and after; at least two elements stay, unless `free`."""
+    spare = size if free else size - 2
+    before = min(int(side != 2), spare)
+    after = min(int(side != 1), spare - before)
+    if spare - before - after > 0 and vary.random() < 0.3:
+        before, after = (before + 1, after) if before else (before, after + 1)
+    return max(before, 0), max(after, 0)
 
 
 def finfo(name: str) -> torch.finfo:
@@ -197,7 +205,13 @@ def distinct_values(rng: np.random.Generator, shape: tuple[int, ...], low: float
 
 
 def fill(
-    rng: np.random.Generator, shape: tuple[int, ...], dtype: str, operand: Operand, bounds: tuple, special: bool | str
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    dtype: str,
+    operand: Operand,
+    bounds: tuple,
+    special: bool | str,
+    ties: bool,
 ) -> np.ndarray:
     """An array for `operand`, awkward values among them where `special` asks for them."""
     target, (low, high) = dtypes.NAMES[dtype], bounds
@@ -218,7 +232,7 @@ def fill(
     if operand.distinct:
         values = distinct_values(rng, shape, low, high, False)
     else:
-        values = plain_floats(rng, shape, low, high, ties=True)
+        values = plain_floats(rng, shape, low, high, ties)
     values = values.astype(np.float64)
     if special is True and not operand.distinct and rng.random() < 0.7:
         limits = finfo(dtype)
@@ -234,54 +248,85 @@ def fill(
         return np.asarray(values).astype(target)
 
 
-def example(entry: Entry, pattern: Pattern, draw: Draw, seed: int, free: bool) -> Example:
-    """One example of a pattern."""
-    vary = np.random.default_rng(seed)
+@dataclass(frozen=True)
+class Place:
+    """Where an operand lies: the shape and dtype of its base, the steps to what is read, and the range of values."""
+
+    operand: Operand
+    base: tuple[int, ...]
+    dtype: str
+    steps: tuple[tuple[str, Any], ...]
+    bounds: tuple[Any, Any]
+
+
+def places(entry: Entry, pattern: Pattern, draw: Draw, vary: np.random.Generator, free: bool, tame: bool):
+    """Places for the operands of one pattern. `tame`: where no value is repeated and no zero is put in."""
+    axes = np.random.default_rng(pattern.seed)
+    common = shape_of(entry.operands[0], pattern, axes, vary, free)
+    found: list[Place] = []
+    first = common
+    for number, operand in enumerate(entry.operands):
+        if isinstance(operand.shape, tuple):
+            shape = operand.shape
+        elif isinstance(operand.shape, SearchStrategy):
+            shape = draw(operand.shape)
+        elif operand.shape is not None:
+            shape = operand.shape(draw, first)
+        elif entry.broadcast:
+            shape = _part_of(common, number, len(entry.operands), np.random.default_rng(pattern.seed))
+        else:
+            shape = common
+        if not number:
+            first = tuple(shape)
+        barred = {"expand", "pad"} if tame else {"expand"} if operand.distinct else set()
+        if not _holds_zero(operand):
+            barred.add("pad")
+        layout = tuple(op for op in pattern.layouts[number] if op not in barred)
+        base, steps = laid_out(tuple(shape), layout or ("flip",) * bool(barred), axes, vary, free)
+        found.append(Place(operand, base, operand.dtype or pattern.dtype, steps, operand.range(first)))
+    return found
+
+
+def filled(entry: Entry, placed: list[Place], pattern: Pattern, vary: np.random.Generator, ties: bool) -> list[Sample]:
     special = False if pattern.derivative else entry.special
-    common = shape_of(entry.operands[0], pattern, vary, free or not any(pattern.layouts))
-    for attempt in range(TRIES if pattern.derivative and entry.kinks else 1):
-        axes = np.random.default_rng(pattern.seed)
-        samples: list[Sample] = []
-        for number, operand in enumerate(entry.operands):
-            first = samples[0].numpy().shape if samples else common
-            if isinstance(operand.shape, tuple):
-                shape = operand.shape
-            elif isinstance(operand.shape, SearchStrategy):
-                shape = draw(operand.shape)
-            elif operand.shape is not None:
-                shape = operand.shape(draw, first)
-            elif entry.broadcast:
-                own = np.random.default_rng(pattern.seed)
-                shape = _part_of(common, number, len(entry.operands), own)
-            else:
-                shape = common
-            layout = pattern.layouts[number]
-            repeats = "expand" in layout and operand.distinct
-            if repeats or ("pad" in layout and not _holds_zero(operand)) or attempt > 2:
-                layout = ("permute", "flip")
-            base, steps = laid_out(tuple(shape), layout, axes, vary)
-            dtype = operand.dtype or pattern.dtype
-            array = fill(vary, base, dtype, operand, operand.range(first), special)
-            if attempt and dtypes.is_float(array.dtype) and not operand.distinct:
-                array = plain_floats(vary, base, *operand.range(first), ties=False).astype(array.dtype)
-            samples.append(Sample(array, steps))
-        if not (pattern.derivative and entry.kinks) or not np.any(entry.kinks(*(s.numpy() for s in samples))):
-            return Example(pattern, samples, seed)
-    raise AssertionError(f"{entry.name}: {TRIES} draws of operands in a row lie on a kink of `kinks`")
+    return [Sample(fill(vary, p.base, p.dtype, p.operand, p.bounds, special, ties), p.steps) for p in placed]
+
+
+def examples_in_place(
+    entry: Entry, pattern: Pattern, draw: Draw, seed: int, free: bool, count: int
+) -> Iterator[Example]:
+    """`count` examples of a pattern of one size: a graph of the same structure needs no new schedule."""
+    vary = np.random.default_rng(seed)
+    kinks = entry.kinks if pattern.derivative else None
+    placed = places(entry, pattern, draw, vary, free, tame=False)
+    for number in range(count):
+        for attempt in range(TRIES):
+            if attempt == TRIES // 2:  # zeros put in by padding stay whatever is drawn
+                placed = places(entry, pattern, draw, vary, free, tame=True)
+            samples = filled(entry, placed, pattern, vary, ties=attempt == 0)
+            if kinks is None or not np.any(kinks(*(sample.numpy() for sample in samples))):
+                break
+        else:
+            raise AssertionError(f"{entry.name}: {TRIES} draws of operands in a row lie on one of its `kinks`")
+        yield Example(pattern, samples, seed + number)
 
 
 def examples(
     entry: Entry, draw: Draw, seed: int, least: int, values: int, derivatives: int, free: bool
 ) -> Iterator[list[Example]]:
-    """Examples for each pattern without end, `least` a round: two fifths of them derivatives, where there are any."""
+    """Rounds of at least `least` examples of all patterns, without end; two fifths are of derivatives if there are any.
+
+    With `free`, all that changes a kernel's source varies within a pattern too.
+    """
     rng = np.random.default_rng(seed)
     dealt = patterns(entry, rng, values, derivatives)
     shares = {True: 0.4, False: 0.6} if entry.derivatives else {True: 0.0, False: 1.0}
     kinds = Counter(pattern.derivative for pattern in dealt)
-    counts = [ceil(least * shares[p.derivative] / kinds[p.derivative]) for p in dealt]
+    counts = [ceil(least * shares[p.derivative] / kinds[p.derivative] / SAME_SIZE) for p in dealt]
     while True:
         yield [
-            example(entry, pattern, draw, int(rng.integers(1 << 30)), free)
+            example
             for pattern, count in zip(dealt, counts)
             for _ in range(count)
+            for example in examples_in_place(entry, pattern, draw, int(rng.integers(1 << 30)), free, SAME_SIZE)
         ]
