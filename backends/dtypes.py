@@ -1,7 +1,8 @@
 """Element types: NumPy's own dtype objects under the names that tensor users expect.
 
 A `DType` *is* a `numpy.dtype`, so it hashes, compares and prints as one, and no table of
-conversions is needed between the engine, the backends and the arrays that users hold.
+conversions is needed between the engine, the backends and the arrays that users hold. NumPy has no bfloat16: that one
+is the package ml_dtypes', which is imported when a program first asks for it.
 
 >>> from clgrad import dtypes
 >>> dtypes.promote(dtypes.int32, dtypes.float16)
@@ -31,8 +32,20 @@ NAMES = {dtype.name: dtype for dtype in ALL}
 _KNOWN = {id(dtype): dtype for dtype in ALL}  # the very objects: most questions are about one of them
 
 
+def __getattr__(name: str) -> DType:
+    if name != "bfloat16":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError("bfloat16 needs the package ml_dtypes: pip install 'clgrad[bf16]'") from None
+    dtype = np.dtype(ml_dtypes.bfloat16)
+    globals()[name] = NAMES[name] = _KNOWN[id(dtype)] = dtype
+    return dtype
+
+
 def is_float(dtype: DType) -> bool:
-    return dtype.kind == "f"
+    return dtype.kind in "fV"  # NumPy calls bfloat16, which it does not know, "V"
 
 
 def is_int(dtype: DType) -> bool:
@@ -62,9 +75,13 @@ def as_dtype(dtype) -> DType:
     known = _KNOWN.get(id(dtype))
     if known is not None:
         return known
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return __getattr__("bfloat16")
     resolved = np.dtype(dtype).newbyteorder("=")
+    if resolved.name == "bfloat16":
+        return __getattr__("bfloat16")
     if resolved not in NAMES.values():
-        raise TypeError(f"dtype {dtype!r} is not supported; use one of {', '.join(NAMES)}")
+        raise TypeError(f"dtype {dtype!r} is not supported; use one of {', '.join(NAMES)}, bfloat16")
     return NAMES[resolved.name]
 
 
@@ -72,19 +89,16 @@ def as_dtype(dtype) -> DType:
 def promote(a: DType, b: DType) -> DType:
     """The dtype in which `a` and `b` meet: bool < integers < floats, then the wider of two of a kind.
 
-    An integer never widens a float (int64 with float16 is float16, as in PyTorch). Where PyTorch refuses, this
-    goes by what holds both: uint16 with int8 is int32, as in NumPy; uint64 with a signed integer is float32, since no
-    integer type holds both.
+    An integer never widens a float (int64 with float16 is float16), and float16 with bfloat16 is float32. Where
+    PyTorch refuses, this goes by what holds both: uint16 with int8 is int32, as in NumPy; uint64 with a signed integer
+    is float32, since no integer type holds both.
     """
     if a == b:
         return a
-    rank_a, rank_b = "biuf".index(a.kind), "biuf".index(b.kind)
-    if (a.kind == "f") != (b.kind == "f"):
-        return a if a.kind == "f" else b
-    if uint64 in (a, b) and "i" in (a.kind, b.kind):
+    if _level(a) != _level(b):
+        return a if _level(a) > _level(b) else b
+    if is_half(a) and is_half(b) or uint64 in (a, b) and "i" in (a.kind, b.kind):
         return float32
-    if "b" in (a.kind, b.kind):
-        return a if rank_a > rank_b else b
     return NAMES[np.promote_types(a, b).name]
 
 

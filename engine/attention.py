@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
-from ..backends.dtypes import DType, float16, float32, is_bool, is_float
+from ..backends.dtypes import DType, accumulator, is_bool, is_float
 from .composite import logsumexp
 from .node import Node, iota, make
 
@@ -61,7 +61,7 @@ class Part(NamedTuple):
         """The shape, as it lies in memory, and the dtype of the node."""
         q, k, v = src[:3]
         if self.result == "logsumexp":  # half precision would be too little to compute probabilities from
-            return (*q.shape[:-1], 1), float32 if q.dtype == float16 else q.dtype
+            return (*q.shape[:-1], 1), accumulator(q.dtype)
         rows, width = {
             "output": (q.shape[-2], v.shape[-1]), "query": q.shape[-2:], "key": k.shape[-2:], "value": v.shape[-2:],
         }[self.result]  # fmt: skip

@@ -23,7 +23,7 @@ from math import prod
 from typing import Optional
 
 from ..backends import dtypes
-from ..backends.dtypes import float16
+from ..backends.dtypes import float32, is_half
 from . import profile
 from .node import Node, attribute, constant, make, topological
 
@@ -229,8 +229,10 @@ def _reduce(node: Node, src: Src) -> Optional[Node]:
         return x
     if 0 in x.shape:  # and the result is not empty: the reduction of nothing
         return constant(1 if node.op == "reduce_prod" else 0, node.dtype, node.shape, node.device)
-    # Not in float16, where the number of repetitions may overflow, and not for products.
-    if x.op == "expand" and not x.in_memory and node.op != "reduce_prod" and node.dtype != float16:
+    if is_half(node.dtype) and node.op != "reduce_max":  # in float32, and rounded once, however it is cut
+        wide = make(node.op, (make("cast", (x,), float32, node.where),), axes, node.where)
+        return make("cast", (simplify_reduce(wide),), node.dtype, node.where)
+    if x.op == "expand" and not x.in_memory and node.op != "reduce_prod":
         inner = x.src[0]
         repeated = tuple(a for a in axes if inner.shape[a] == 1)
         if repeated:

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ..dtypes import DType, float16, float32, is_bool
+from ..dtypes import DType, accumulator, is_bool
 from ..kernel import Kernel
 
 # Elements of a block of scores; rows of queries of one head in a block, at least (there may be fewer) and, where causal
@@ -75,7 +75,7 @@ class _Head:
 
     def __init__(self, arrays: dict[str, np.ndarray], scale: float, causal: bool):
         self.arrays, self.causal = arrays, causal
-        self.dtype: DType = float32 if arrays["q"].dtype == float16 else arrays["q"].dtype
+        self.dtype: DType = accumulator(arrays["q"].dtype)
         self.scale = self.dtype.type(scale)
         self.slots = 0
 
@@ -90,7 +90,7 @@ class _Head:
         return memory[:nbytes].view(self.dtype).reshape(shape)
 
     def plain(self, x: np.ndarray) -> np.ndarray:
-        """An operand that BLAS takes as it is: float16 and strange strides are copied."""
+        """An operand that BLAS takes as it is: halves and strange strides are copied."""
         (rows, columns), (down, right) = x.shape[-2:], (s // x.itemsize for s in x.strides[-2:])
         by_rows, by_columns = right == 1 and down >= columns, down == 1 and right >= rows
         if x.dtype == self.dtype and (by_rows or by_columns):

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import is_float, is_int
+
 _BITS = {size: np.dtype(f"int{8 * size}") for size in (1, 2, 4, 8)}
 
 
@@ -41,7 +43,7 @@ def _where(cond: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> N
 
 def _cast(x: np.ndarray, out: np.ndarray) -> None:
     """To `out.dtype`. Float to integer truncates, saturates, and turns NaN into 0; the rest is what C does."""
-    if x.dtype.kind != "f" or out.dtype.kind not in "iu":
+    if not (is_float(x.dtype) and is_int(out.dtype)):
         np.copyto(out, x, casting="unsafe")
         return
     info = np.iinfo(out.dtype)

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 
-from ..dtypes import float16, float32, float64, is_bool
+from ..dtypes import accumulator, float32, float64, is_bool, is_half
 from ..kernel import Kernel
 from ..view import View
+from . import functions
 from .dot import CONTRACT
 from .functions import compute_type, storage_type
 from .shapes import Shapes
@@ -44,7 +45,7 @@ class _Attention:
         *self.batch, self.queries, self.keys = kernel.shape
         self.width, self.value_width = self.operands["q"][1].shape[-1], self.operands["v"][1].shape[-1]
         dtype = kernel.inputs[self.operands["q"][0]]
-        self.dtype = float32 if dtype == float16 else dtype
+        self.dtype = accumulator(dtype)
         self.ctype = compute_type(self.dtype)
         self.step, self.block = shapes.attention_step, shapes.attention_block
 
@@ -85,7 +86,7 @@ class _Attention:
         """Whether a work-item computes all gradients of a head: then no score is computed twice."""
         enough = prod(self.batch) >= self.shapes.attention_heads and {"query", "key"} <= set(self.results)
         plain = enough and self.operands["k"][1].strides[-1] == self.results["query"][1].strides[-1] == 1
-        return plain and self.kernel.inputs[0] != float16  # in which sums would be rounded again and again
+        return plain and not is_half(self.kernel.inputs[0])  # in which sums would be rounded again and again
 
     # -- pieces ---------------------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class _Attention:
         slot, view = self.operands[name]
         if view.strides[-1] != 1:
             column = f"({column}) * {self.w.number(f'{name}_right', view.strides[-1])}"
-        return f"vload_half({column}, {pointer})" if self.kernel.inputs[slot] == float16 else f"{pointer}[{column}]"
+        return functions.read(pointer, column, self.kernel.inputs[slot])
 
     def _load(self, array: str, name: str, width: int, factor: str = "") -> None:
         """Lay the own rows of an operand out with a row of lanes for each column; rows beyond the last repeat it."""
@@ -160,8 +161,7 @@ class _Attention:
         with w.block(f"for (int l = 0; l < {self.lanes} && own + l < {self.own_rows}; l++)"):
             with w.block(f"for (int d = 0; d < {width}; d++)"):
                 at, value = f"to_{name} + (own + l) * {down} + d * {right}", f"{array}[d * {self.lanes} + l]"
-                half = self.kernel.output_dtypes[number] == float16
-                w.line(f"vstore_half_rte({value}, {at}, y{number});" if half else f"y{number}[{at}] = {value};")
+                w.line(w.code(functions.write(f"y{number}", at, value, self.kernel.output_dtypes[number])))
 
     def _scores(self, out: str, name: str, own: str, width: int) -> None:
         """out[j][l] = sum_d other[j][d] own[d][l] over the block; `name` is the operand whose rows are the others."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from ..dtypes import float16, float32, float64
+from ..dtypes import accumulator, float16, float32, is_float, is_half
 from ..kernel import Kernel
 from ..view import View
 from . import functions
@@ -50,7 +50,7 @@ class Dot:
     def render(self) -> Rendered:
         if self.shapes.dot_tile != (0, 0) and self.dtype == float32 and self.k and min(self.m, self.n) >= FEW:
             return Panels(self).render()
-        vectors = self.dtype in (float16, float32, float64)
+        vectors = is_float(self.dtype)
         columns = self.vector() if self.n >= self.vector() else 0
         if vectors and columns and self.right.strides[-1] == 1:
             return self._outer()
@@ -74,6 +74,8 @@ class Dot:
         vector = self.vector()
         if self.dtype == float16:
             return f"vload_half{vector}(0, x{slot} + {position})"
+        if is_half(self.dtype):
+            return f"as_float{vector}(convert_uint{vector}(vload{vector}(0, x{slot} + {position})) << 16)"
         if aligned:
             return f"*(__global const {self.ctype}{vector} *)(x{slot} + {position})"
         if vector == 16:
@@ -136,8 +138,7 @@ class Dot:
     def _epilogue(self, value: str, m: str, n: str) -> None:
         """The elementwise rest of the body at one element, then its stores."""
         w, coords = self.w, [*self.coords[:-2], m, n]
-        if self.dtype == float16:
-            value = w.code(functions.cast(value, float32, float16))
+        value = w.code(functions.rounded(functions.Text(value), self.dtype))
         w.line(f"const {self.ctype} v{self.dot} = {value};")
         names = {self.dot: f"v{self.dot}"}
         w.values(self._live(), coords, names)
@@ -292,7 +293,7 @@ class Dot:
             a = w.read(self.left_slot, w.position("left", left_at, [*batch, "m0", "k"]))
             b = w.read(self.right_slot, w.position("right", self.right, [*batch, "k", "own_n"]))
             w.line(f"const {self.ctype} a = {a}, b = {b};")
-            dtype = float32 if self.dtype == float16 else self.dtype
+            dtype = accumulator(self.dtype)
             product = w.code(functions.elementwise("mul", ["a", "b"], dtype, dtype))
             w.line(f"const {self.ctype} product = {product};")
             w.line(f"sum = {w.code(functions.elementwise('add', ['sum', 'product'], dtype, dtype))};")

@@ -1,7 +1,8 @@
 """OpenCL C text of every elementwise operation, one table entry per operation and class of element types.
 
 Values are computed in their *compute type*: the element type itself, but `uchar` (0 or 1) for bool and `float` for
-float16, which is rounded to half after each operation (`round_half`), so that no device needs cl_khr_fp16.
+float16 and bfloat16, which are rounded to that after each operation (`round_half`, `round_bfloat`), so that no device
+needs cl_khr_fp16. Memory holds a bfloat16 as the `ushort` of its bits, the upper half of a float's.
 The meanings are those of `backends/kernel.py`. C wraps signed integers only when they are
 computed as unsigned ones, hence {U}.
 
@@ -15,14 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..dtypes import DType, float16, float32, float64, is_bool, is_float, is_int
+from ..dtypes import DType, accumulator, float16, float32, float64, is_bool, is_float, is_half, is_int
 from .single import SINGLE_HELPERS, SINGLE_NEEDS
 
 COMPUTE_TYPES = {
     "bool": "uchar", "int8": "char", "int16": "short", "int32": "int", "int64": "long",
     "uint8": "uchar", "uint16": "ushort", "uint32": "uint", "uint64": "ulong",
-    "float16": "float", "float32": "float", "float64": "double",
+    "float16": "float", "bfloat16": "float", "float32": "float", "float64": "double",
 }  # fmt: skip
+HALF_TYPES = {"float16": ("half", "round_half"), "bfloat16": ("ushort", "round_bfloat")}  # in memory, and what rounds
 
 
 def compute_type(dtype: DType) -> str:
@@ -30,7 +32,31 @@ def compute_type(dtype: DType) -> str:
 
 
 def storage_type(dtype: DType) -> str:
-    return "half" if dtype == float16 else COMPUTE_TYPES[dtype.name]
+    return HALF_TYPES[dtype.name][0] if is_half(dtype) else COMPUTE_TYPES[dtype.name]
+
+
+class Text(NamedTuple):
+    """A C expression and the helpers that it calls, as (helper name, dtype) pairs."""
+
+    code: str
+    helpers: tuple[tuple[str, DType], ...] = ()
+
+
+def read(pointer: str, position: str, dtype: DType) -> str:
+    """The element of `dtype` at a position, in the compute type."""
+    if dtype == float16:
+        return f"vload_half({position}, {pointer})"
+    element = f"{pointer}[{position}]"
+    return f"as_float((uint){element} << 16)" if is_half(dtype) else element
+
+
+def write(pointer: str, position: str, value: str, dtype: DType) -> Text:
+    """The statement that stores a value of the compute type, rounded if it has not been."""
+    if dtype == float16:
+        return Text(f"vstore_half_rte({value}, {position}, {pointer});")
+    if not is_half(dtype):
+        return Text(f"{pointer}[{position}] = {value};")
+    return Text(f"{pointer}[{position}] = as_uint(round_bfloat({value})) >> 16;", (("round_bfloat", dtype),))
 
 
 def wrap_type(dtype: DType) -> str:
@@ -116,7 +142,7 @@ def table_for(dtype: DType) -> dict[str, Function]:
     return {"i": SIGNED, "u": UNSIGNED, "b": BOOL}[dtype.kind]
 
 
-# float16 results that are exact without rounding to half.
+# Results of halves that are exact without rounding.
 EXACT = {"neg", "floor", "max", "where", "lt", "eq"}
 
 # Constants that start a reduction, by class of type.
@@ -131,6 +157,12 @@ float round_half(float x) {  /* to the nearest half, ties to even; infinity from
     const float small = copysign(rint(x * 16777216.0f) * 5.9604644775390625e-8f, x);
     const float finite = size < 6.103515625e-5f ? small : normal;
     return size >= 65520.0f ? copysign(INFINITY, x) : size == size ? finite : x;
+}
+""",
+    "round_bfloat": """\
+float round_bfloat(float x) {  /* to the nearest bfloat16, ties to even; a NaN stays one */
+    const uint bits = as_uint(x);
+    return as_float((x == x ? bits + 0x7fffu + ((bits >> 16) & 1u) : bits | 0x400000u) & 0xffff0000u);
 }
 """,
     "double_to_half": """\
@@ -294,13 +326,13 @@ def _plain(dtype: DType) -> str:
 
 
 def as_scalar(value, dtype: DType):
-    """`value` as the NumPy scalar that a kernel argument of `dtype` is; integers wrap, float16 is rounded."""
+    """`value` as the NumPy scalar that a kernel argument of `dtype` is; integers wrap, halves are rounded."""
     with np.errstate(over="ignore"):
         if is_bool(dtype):
             return np.uint8(bool(value))
         if is_int(dtype):
             return np.array(int(value) % 2 ** (8 * dtype.itemsize), f"u{dtype.itemsize}").view(dtype)[()]
-        return float32.type(float16.type(value)) if dtype == float16 else dtype.type(value)
+        return float32.type(dtype.type(value)) if is_half(dtype) else dtype.type(value)
 
 
 def reduction_start(op: str, dtype: DType) -> str:
@@ -308,13 +340,6 @@ def reduction_start(op: str, dtype: DType) -> str:
     if op == "reduce_max" and not is_bool(dtype):
         return literal(-np.inf if is_float(dtype) else np.iinfo(dtype).min, dtype)
     return literal(1 if op == "reduce_prod" else 0, dtype)
-
-
-class Text(NamedTuple):
-    """A C expression and the helpers that it calls, as (helper name, dtype) pairs."""
-
-    code: str
-    helpers: tuple[tuple[str, DType], ...] = ()
 
 
 def elementwise(op: str, operands: list[str], dtype: DType, operand_dtype: DType) -> Text:
@@ -336,16 +361,20 @@ def elementwise(op: str, operands: list[str], dtype: DType, operand_dtype: DType
     ):
         code = code.replace(placeholder, value)
     helpers = ((function.helper, operand_dtype),) if function.helper else ()
-    if dtype == float16 and op not in EXACT:
-        return Text(f"round_half({code})", (("round_half", float16), *helpers))
-    return Text(code, helpers)
+    return Text(code, helpers) if op in EXACT else rounded(Text(code, helpers), dtype)
+
+
+def rounded(text: Text, dtype: DType) -> Text:
+    """A value of the compute type of `dtype` as one of `dtype` itself: halves are rounded."""
+    if not is_half(dtype):
+        return text
+    function = HALF_TYPES[dtype.name][1]
+    return Text(f"{function}({text.code})", ((function, dtype), *text.helpers))
 
 
 def combine(op: str, a: str, b: str, dtype: DType) -> Text:
-    """One step of a reduction. float16 is not rounded here: it accumulates in float."""
-    return elementwise(
-        REDUCE_WITH[op], [a, b], float32 if dtype == float16 else dtype, float32 if dtype == float16 else dtype
-    )
+    """One step of a reduction. Halves are not rounded here: they accumulate in float."""
+    return elementwise(REDUCE_WITH[op], [a, b], accumulator(dtype), accumulator(dtype))
 
 
 def cast(x: str, source: DType, target: DType) -> Text:
@@ -359,17 +388,24 @@ def cast(x: str, source: DType, target: DType) -> Text:
         )
     if target == float16 and source == float64:
         return Text(f"double_to_half({x})", (("double_to_half", float16),))
-    if target == float16:
-        return Text(f"round_half((float){x})", (("round_half", float16),))
-    return Text(f"({compute_type(target)}){x}")
+    return rounded(Text(f"({compute_type(target)}){x}"), target)
 
 
 def bitcast(x: str, source: DType, target: DType) -> Text:
-    if source == float16 and target != float16:
-        return Text(f"as_{compute_type(target)}(half_bits({x}))", (("half_bits", float16),))
-    if target == float16 and source != float16:
-        return Text(f"half_from_bits(as_ushort({x}))", (("half_from_bits", float16),))
-    return Text(f"as_{compute_type(target)}({x})")
+    if source == target:
+        return Text(x)
+    helpers = tuple(
+        (name, dtype) for name, dtype in (("half_bits", source), ("half_from_bits", target)) if dtype == float16
+    )
+    if source == float16:
+        x = f"half_bits({x})"
+    elif is_half(source):
+        x = f"(ushort)(as_uint({x}) >> 16)"
+    if target == float16:
+        return Text(f"half_from_bits(as_ushort({x}))", helpers)
+    if is_half(target):
+        return Text(f"as_float((uint)as_ushort({x}) << 16)", helpers)
+    return Text(f"as_{compute_type(target)}({x})", helpers)
 
 
 def definitions(helpers) -> str:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import prod
 
-from ..dtypes import float16, float32
+from ..dtypes import is_half
 from ..kernel import REDUCTIONS
 from . import functions
 from .functions import compute_type
@@ -155,7 +155,7 @@ class Row:
 
     def _rounded(self, i: int, text: str) -> str:
         dtype = self.kernel.body[i].dtype
-        return self.w.code(functions.cast(text, float32, float16)) if dtype == float16 else text
+        return self.w.code(functions.rounded(functions.Text(text), dtype))
 
     def _accumulate(self, reductions: list[int], accumulator: str, keep: Sequence[int] = ()) -> None:
         """At one point of the row, or a vector of them: what the reductions need, added to their accumulators."""
@@ -393,7 +393,7 @@ class Row:
             accumulate = partial(self._accumulate, reductions, "a{}[l]")
             self._slow_loops(partial(each_lane, accumulate), self.kernel.reduce_axes)
             for i in reductions:
-                if self.kernel.body[i].dtype == float16:
+                if is_half(self.kernel.body[i].dtype):
                     w.line(f"for (int l = 0; l < {lanes}; l++) a{i}[l] = {self._rounded(i, f'a{i}[l]')};")
                 self.names[i] = f"a{i}[l]"
             between(stage)
