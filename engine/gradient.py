@@ -19,7 +19,7 @@ from functools import reduce
 from math import log, pi, prod, sqrt
 from typing import Optional
 
-from ..backends.dtypes import bool_, float16, float32
+from ..backends.dtypes import accumulator, bool_
 from . import attention, profile
 from .node import Node, attribute, constant, iota, make, topological
 from .scan import others
@@ -80,8 +80,8 @@ def _one_minus_square(x: Node) -> Node:
 
 
 def _gather_gradient(g: Node, y: Node, x: Node, index: Node):
-    """Each row gains the gradients of all its readers. In float16 their sum is rounded once, not at each addition."""
-    wide = float32 if g.dtype == float16 else g.dtype
+    """Each row gains the gradients of all its readers. Of halves the sum is rounded once, not at each addition."""
+    wide = accumulator(g.dtype)
     return make("scatter_add", (g.cast(wide), index), x.shape[0]).cast(x.dtype), None
 
 
@@ -105,32 +105,34 @@ def _scatter_set_gradient(g: Node, y: Node, x: Node, values: Node, index: Node):
     return make("scatter_set", (g, zeros, index)), kept.where_(make("gather", (g, index)), 0.0), None
 
 
-def _window_gradient(g: Node, y: Node, x: Node):
-    """Each element gains what the windows over it got: blocks of `step`, those of one window in successive rows."""
-    axis, size, step = y.arg
+def placed(g: Node, axis: int, size: int, step: int, length: int) -> Node:
+    """Windows (..., count, ..., size), `step` apart, put where they lie along an axis of `length`, and added up.
+
+    In blocks of `step`: those of one window go into successive rows.
+    """
+    count, rank, rounds = g.shape[axis], len(g.shape) - 1, -(-size // step)
     if 0 in g.shape:
-        return (constant(0.0, g.dtype, x.shape, g.device),)
-    count, rank, rounds = y.shape[axis], len(x.shape), -(-size // step)
+        return constant(0.0, g.dtype, (*g.shape[:axis], length, *g.shape[axis + 1 : -1]), g.device)
     g = g.permute((*range(axis + 1), rank, *range(axis + 1, rank)))  # (..., count, size, ...)
+    before, after = g.shape[:axis], g.shape[axis + 2 :]
     if rounds > MOST_SHIFTS:
         index = iota(count * size, g.device)  # of a window and a place in it; then of the element that is there
         number = constant(size, index.dtype, index.shape, g.device)
         window = make("idiv", (index, number))
         index = (window * step + (index - window * number)).reshape((count, size))
         order = (axis, axis + 1, *(a for a in range(rank + 1) if a not in (axis, axis + 1)))
-        wide = float32 if g.dtype == float16 else g.dtype
-        total = make("scatter_add", (g.permute(order).cast(wide), index), x.shape[axis]).cast(g.dtype)
-        return (total.permute((*range(1, axis + 1), 0, *range(axis + 1, rank))),)
-    g = _resized(g, axis + 1, 0, rounds * step)
+        wide = accumulator(g.dtype)
+        total = make("scatter_add", (g.permute(order).cast(wide), index), length).cast(g.dtype)
+        return total.permute((*range(1, axis + 1), 0, *range(axis + 1, rank)))
+    g = resized(g, axis + 1, 0, rounds * step)
     blocks = [
-        _resized(_resized(g, axis + 1, -k * step, step), axis, k, count + rounds - 1) for k in range(rounds)
+        resized(resized(g, axis + 1, -k * step, step), axis, k, count + rounds - 1) for k in range(rounds)
     ]  # (..., count + rounds - 1, step, ...)
     total = reduce(Node.__add__, blocks)
-    flat = total.reshape((*x.shape[:axis], (count + rounds - 1) * step, *x.shape[axis + 1 :]))
-    return (_resized(flat, axis, 0, x.shape[axis]),)
+    return resized(total.reshape((*before, (count + rounds - 1) * step, *after)), axis, 0, length)
 
 
-def _resized(x: Node, axis: int, start: int, size: int) -> Node:
+def resized(x: Node, axis: int, start: int, size: int) -> Node:
     """`x` put at `start` of `size` places along `axis`: cut off where it does not fit, zeros where it is not."""
     n = x.shape[axis]
     low, high = max(-start, 0), min(n, size - start)
@@ -199,7 +201,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "pad":         lambda g, y, x: (make("shrink", (g,), tuple((b, b + n) for (b, _), n in zip(y.arg, x.shape))),),
     "shrink":      lambda g, y, x: (_joined(x, {y.arg: g}),),  # but `gradients` joins all parts of a split at once
     "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
-    "window":      _window_gradient,
+    "window":      lambda g, y, x: (placed(g, *y.arg, x.shape[y.arg[0]]),),
     "cat":         _cat_gradient,
     "dot":         lambda g, y, a, b: (make("dot", (g, b.transpose())), make("dot", (a.transpose(), g))),
     "attention":   _attention_gradient,
@@ -212,7 +214,9 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "composite":   lambda g, y, expansion, *inputs: (None, *y.arg.gradient(g, y, *inputs)),
 }
 # Nothing flows through these: leaves, comparisons, integers.
-NO_GRADIENT = ("detach", "lt", "eq", "and", "or", "xor", "shl", "shr", "random", "iota", "buffer", "const")
+NO_GRADIENT = (
+    "detach", "lt", "eq", "and", "or", "xor", "shl", "shr", "argsort", "random", "iota", "buffer", "const",
+)
 # fmt: on
 
 
