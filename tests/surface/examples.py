@@ -19,11 +19,11 @@ import torch
 from hypothesis.strategies import SearchStrategy
 
 from clgrad import dtypes
+from clgrad.testing import Sample
 
 from .entry import ALL, Entry, Operand
-from .sample import Sample
 
-LAYOUTS = (("permute", "flip", "shrink"), (), ("expand", "pad"))
+LAYOUTS = (("permute", "flip", "shrink"), (), ("expand", "pad"), ("scalar",))  # the last: as few axes as there may be
 SAME_SIZE = 3  # examples in a row of the same size, with other values
 MOST_ELEMENTS = 120
 SPECIAL = (np.nan, np.inf, -np.inf, -0.0)
@@ -51,7 +51,7 @@ class Example:
 
     @property
     def features(self) -> frozenset[str]:
-        shapes = {sample.numpy().shape for sample in self.samples}
+        shapes = {sample.shape for sample in self.samples}
         return frozenset().union(*(s.features for s in self.samples), {"broadcast"} if len(shapes) > 1 else ())
 
 
@@ -96,33 +96,36 @@ def _holds_zero(operand: Operand) -> bool:
 def patterns(entry: Entry, rng: np.random.Generator, values: int, derivatives: int) -> list[Pattern]:
     """`values` patterns of value examples or one a dtype, if those are more, then those of derivatives."""
     values = max(values, len(entry.dtypes), len(LAYOUTS))
-    offset, result = int(rng.integers(len(LAYOUTS))), []
+    offset, result, first = int(rng.integers(len(LAYOUTS))), [], entry.operands[0]
     for i in range(values + (derivatives if entry.derivatives else 0)):
         derivative = i >= values
-        layouts = tuple(LAYOUTS[(i + offset + 2 * j) % len(LAYOUTS)] for j in range(len(entry.operands)))
-        if entry.broadcast and len(entry.operands) == 2 and i % 2:
-            layouts = ((), layouts[1])
-        first = entry.operands[0]
-        least = min(first.max_dims, 2 if layouts[0] else 0)
+        number = i + offset if not derivative else int(rng.integers(3))
+        layouts = [LAYOUTS[number % 4], *(LAYOUTS[(number + j) % 3] for j in range(1, len(entry.operands)))]
+        least = min(first.max_dims, len(layouts[0]) or 1)
         rank = int(rng.integers(max(first.min_dims, least), first.max_dims + 1))
+        if layouts[0] == ("scalar",):
+            layouts[0], rank = (), first.min_dims
         dtype = "float64" if derivative else entry.dtypes[(i + offset) % len(entry.dtypes)]
-        result.append(Pattern(dtype, rank, layouts, int(rng.integers(1 << 30)), derivative))
+        result.append(Pattern(dtype, rank, tuple(layouts), int(rng.integers(1 << 30)), derivative))
     return result
 
 
 def shape_of(
-    operand: Operand, pattern: Pattern, axes: np.random.Generator, vary: np.random.Generator, free: bool
+    operand: Operand, pattern: Pattern, axes: np.random.Generator, vary: np.random.Generator, number: int, free: bool
 ) -> tuple[int, ...]:
-    """A common shape. An axis of 1 changes a kernel's source: unless `free`, a pattern always has it or never."""
-    least = max(2, operand.min_size)
+    """The common shape of the examples `number` of a pattern.
+
+    An axis of 0 or 1 changes a kernel's source, and so does padding that leaves one: unless `free`, a pattern always
+    has the latter or never, and only what lies contiguously, as one axis, has the former.
+    """
+    least = max(2 if free or "pad" not in pattern.layouts[0] else 3, operand.min_size)
     sizes = [int(n) for n in vary.integers(least, least + 4, pattern.rank)]
-    ones, chance = axes.random(pattern.rank) < 0.4, axes.random()
-    if operand.min_size <= 1 and (vary.random() < 0.25 if free else not any(pattern.layouts)):
-        ones = (
-            vary.random(pattern.rank) < 0.5 if free else ones | (np.arange(pattern.rank) == int(chance * pattern.rank))
-        )
-        sizes = [1 if one else n for n, one in zip(sizes, ones)]
-    if sizes and operand.min_size == 0 and vary.random() < 0.12:
+    ones, one = axes.random(pattern.rank) < 0.4, axes.random()
+    plain = not pattern.layouts[0]
+    if operand.min_size <= 1 and (vary.random() < 0.25 if free else plain and pattern.rank > 1):
+        ones = vary.random(pattern.rank) < 0.5 if free else ones | (np.arange(pattern.rank) == int(one * pattern.rank))
+        sizes = [1 if single else n for n, single in zip(sizes, ones)]
+    if sizes and operand.min_size == 0 and (number == 1 if plain else free and vary.random() < 0.06):
         sizes[vary.integers(len(sizes))] = 0
     while prod(sizes) > MOST_ELEMENTS and max(sizes) > least:
         sizes[sizes.index(max(sizes))] -= 1
@@ -160,7 +163,7 @@ def laid_out(
             arg, shape = shape, tuple(1 if a in chosen and n else n for a, n in enumerate(shape))
         elif op == "pad":
             sides = (vary if free else axes).integers(0, 3, len(shape))  # both, before, after
-            arg = tuple(_padding(n, sides[a], free, vary) if a in chosen else (0, 0) for a, n in enumerate(shape))
+            arg = tuple(_padding(n, sides[a], free) if a in chosen else (0, 0) for a, n in enumerate(shape))
             shape = tuple(n - lo - hi for n, (lo, hi) in zip(shape, arg))
         else:  # every second element along one axis, and a part of the others
             axis, odd = chosen[0], int(vary.integers(2))
@@ -175,14 +178,12 @@ def laid_out(
     return shape, tuple(reversed(steps))
 
 
-def _padding(size: int, side: int, free: bool, vary: np.random.Generator) -> tuple[int, int]:
-    """Widths before and after; at least two elements stay, unless `free`."""
-    spare = size if free else size - 2
-    before = min(int(side != 2), spare)
-    after = min(int(side != 1), spare - before)
-    if spare - before - after > 0 and vary.random() < 0.3:
-        before, after = (before + 1, after) if before else (before, after + 1)
-    return max(before, 0), max(after, 0)
+def _padding(size: int, side: int, free: bool) -> tuple[int, int]:
+    """Widths before and after. Unless `free`, two elements or more stay."""
+    if not free:
+        return (0, 0) if size < 3 else (0, 1) if side else (1, 0)
+    before, after = int(side != 2), int(side != 1)
+    return min(before, size), min(after, size - min(before, size))
 
 
 def finfo(name: str) -> torch.finfo:
@@ -259,13 +260,13 @@ class Place:
     bounds: tuple[Any, Any]
 
 
-def places(entry: Entry, pattern: Pattern, draw: Draw, vary: np.random.Generator, free: bool, tame: bool):
+def places(entry: Entry, pattern: Pattern, draw: Draw, vary: np.random.Generator, number: int, free: bool, tame: bool):
     """Places for the operands of one pattern. `tame`: where no value is repeated and no zero is put in."""
     axes = np.random.default_rng(pattern.seed)
-    common = shape_of(entry.operands[0], pattern, axes, vary, free)
+    common = shape_of(entry.operands[0], pattern, axes, vary, number, free)
     found: list[Place] = []
     first = common
-    for number, operand in enumerate(entry.operands):
+    for place, operand in enumerate(entry.operands):
         if isinstance(operand.shape, tuple):
             shape = operand.shape
         elif isinstance(operand.shape, SearchStrategy):
@@ -273,15 +274,15 @@ def places(entry: Entry, pattern: Pattern, draw: Draw, vary: np.random.Generator
         elif operand.shape is not None:
             shape = operand.shape(draw, first)
         elif entry.broadcast:
-            shape = _part_of(common, number, len(entry.operands), np.random.default_rng(pattern.seed))
+            shape = _part_of(common, place, len(entry.operands), np.random.default_rng(pattern.seed))
         else:
             shape = common
-        if not number:
+        if not place:
             first = tuple(shape)
         barred = {"expand", "pad"} if tame else {"expand"} if operand.distinct else set()
         if not _holds_zero(operand):
             barred.add("pad")
-        layout = tuple(op for op in pattern.layouts[number] if op not in barred)
+        layout = tuple(op for op in pattern.layouts[place] if op not in barred)
         base, steps = laid_out(tuple(shape), layout or ("flip",) * bool(barred), axes, vary, free)
         found.append(Place(operand, base, operand.dtype or pattern.dtype, steps, operand.range(first)))
     return found
@@ -293,22 +294,22 @@ def filled(entry: Entry, placed: list[Place], pattern: Pattern, vary: np.random.
 
 
 def examples_in_place(
-    entry: Entry, pattern: Pattern, draw: Draw, seed: int, free: bool, count: int
+    entry: Entry, pattern: Pattern, draw: Draw, seed: int, number: int, free: bool
 ) -> Iterator[Example]:
-    """`count` examples of a pattern of one size: a graph of the same structure needs no new schedule."""
+    """Examples of a pattern of one size: a graph of the same structure needs no new schedule."""
     vary = np.random.default_rng(seed)
     kinks = entry.kinks if pattern.derivative else None
-    placed = places(entry, pattern, draw, vary, free, tame=False)
-    for number in range(count):
+    placed = places(entry, pattern, draw, vary, number, free, tame=False)
+    for again in range(SAME_SIZE):
         for attempt in range(TRIES):
             if attempt == TRIES // 2:  # zeros put in by padding stay whatever is drawn
-                placed = places(entry, pattern, draw, vary, free, tame=True)
+                placed = places(entry, pattern, draw, vary, number, free, tame=True)
             samples = filled(entry, placed, pattern, vary, ties=attempt == 0)
             if kinks is None or not np.any(kinks(*(sample.numpy() for sample in samples))):
                 break
         else:
             raise AssertionError(f"{entry.name}: {TRIES} draws of operands in a row lie on one of its `kinks`")
-        yield Example(pattern, samples, seed + number)
+        yield Example(pattern, samples, seed + again)
 
 
 def examples(
@@ -327,6 +328,6 @@ def examples(
         yield [
             example
             for pattern, count in zip(dealt, counts)
-            for _ in range(count)
-            for example in examples_in_place(entry, pattern, draw, int(rng.integers(1 << 30)), free, SAME_SIZE)
+            for number in range(count)
+            for example in examples_in_place(entry, pattern, draw, int(rng.integers(1 << 30)), number, free)
         ]
