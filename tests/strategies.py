@@ -1,4 +1,4 @@
-"""Hypothesis strategies that several test files draw from: shapes, movement, arrays with awkward values."""
+"""What several test files draw beside the public strategies: movement, and arrays of any floats there are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from clgrad import testing
+from clgrad.testing.sample import move as move  # what a movement primitive means, for the tests to import from here
+from clgrad.testing.strategies import layouts, reshaped
+
 MOVES = ("reshape", "permute", "expand", "pad", "shrink", "flip", "window")
-SIZES = st.sampled_from([0, 1, 1, 2, 2, 3, 4, 5, 8, 17])
 
 
-def shapes(max_dims: int = 4, max_size: int = 300, sizes=SIZES):
-    """Shapes with ones and zeros in them, small enough to loop over."""
+def shapes(max_dims: int = 4, max_size: int = 300, sizes=None):
+    """Shapes with ones and zeros in them, small enough to loop over; or made of `sizes`."""
+    if sizes is None:
+        return testing.shapes(max_dims=max_dims, max_elements=max_size)
     return st.lists(sizes, max_size=max_dims).map(tuple).filter(lambda shape: prod(shape) <= max_size)
 
 
@@ -48,48 +53,6 @@ def movement(draw, shape: tuple[int, ...], ops=MOVES, limit=2000):
         size, step = draw(st.sampled_from([0, 1, 1, 1, 2, 3])), draw(st.integers(1, 4))
         return op, (axis, min(size, shape[axis]), step) if prod(shape) * size <= limit else (axis, 0, 1)
     return "flip", tuple(a for a in range(len(shape)) if draw(st.booleans()))
-
-
-@st.composite
-def reshaped(draw, shape: tuple[int, ...]):
-    """Another shape of the same size: neighbours merged, sizes split into factors, ones put in."""
-    new = list(shape)
-    for _ in range(draw(st.integers(0, 3))):
-        choice = draw(st.sampled_from(["merge", "split", "one", "drop"]))
-        if choice == "merge" and len(new) >= 2:
-            at = draw(st.integers(0, len(new) - 2))
-            new[at : at + 2] = [new[at] * new[at + 1]]
-        elif choice == "split" and new:
-            at = draw(st.integers(0, len(new) - 1))
-            factors = [d for d in range(1, new[at] + 1) if new[at] % d == 0]
-            if factors:
-                factor = draw(st.sampled_from(factors))
-                new[at : at + 1] = [factor, new[at] // factor]
-        elif choice == "one" and len(new) < 6:
-            new.insert(draw(st.integers(0, len(new))), 1)
-        elif choice == "drop" and 1 in new:
-            new.remove(1)
-    return tuple(new)
-
-
-def move(array: np.ndarray, op: str, arg) -> np.ndarray:
-    """What a movement primitive means, in NumPy."""
-    if op == "reshape":
-        return array.reshape(arg)
-    if op == "permute":
-        return array.transpose(arg)
-    if op == "expand":
-        return np.broadcast_to(array, arg)
-    if op == "pad":
-        return np.pad(array, arg) if arg else array
-    if op == "shrink":
-        return array[tuple(slice(lo, hi) for lo, hi in arg)]
-    if op == "window":
-        axis, size, step = arg
-        places = (array.shape[axis] - size) // step + 1
-        windows = [array.take(range(i * step, i * step + size), axis) for i in range(places)]
-        return np.moveaxis(np.stack(windows, axis), axis + 1, -1)
-    return np.flip(array, arg)
 
 
 def elements(dtype: np.dtype, special: bool = True):
@@ -131,30 +94,6 @@ def pooled(draw, dtype: np.dtype, shape: tuple[int, ...], pool):
 
 @st.composite
 def laid_out(draw, dtype: np.dtype, shape: tuple[int, ...], pool):
-    """(base, steps): an array from `pool`, and up to two movement primitives that lead from it to `shape`.
-
-    So what is read at `shape` lies permuted, reversed, repeated, cut out of something larger, or has zeros around it.
-    """
-    steps = []
-    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
-        op = draw(st.sampled_from(["permute", "flip", "shrink", "expand", "reshape", "pad"]))
-        widths = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 1))) for _ in shape)
-        before = shape
-        if op == "permute":
-            arg = tuple(draw(st.permutations(range(len(shape)))))
-            before = tuple(shape[arg.index(a)] for a in range(len(shape)))
-        elif op == "flip":
-            arg = tuple(a for a in range(len(shape)) if draw(st.booleans()))
-        elif op == "shrink":
-            before = tuple(lo + n + hi for (lo, hi), n in zip(widths, shape, strict=True))
-            arg = tuple((lo, lo + n) for (lo, _), n in zip(widths, shape, strict=True))
-        elif op == "expand":
-            before, arg = tuple(1 if draw(st.booleans()) else n for n in shape), shape
-        elif op == "reshape":
-            before, arg = draw(reshaped(shape)), shape
-        else:
-            arg = tuple((lo, hi) if n >= lo + hi else (0, 0) for (lo, hi), n in zip(widths, shape, strict=True))
-            before = tuple(n - lo - hi for (lo, hi), n in zip(arg, shape, strict=True))
-        steps.append((op, arg))
-        shape = before
-    return draw(pooled(dtype, shape, pool)), tuple(reversed(steps))
+    """(base, steps): an array from `pool`, and the movement primitives that lead from it to `shape`."""
+    before, steps = draw(layouts(shape))
+    return draw(pooled(dtype, before, pool)), steps
