@@ -141,6 +141,10 @@ class Backend(ABC):
     def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
         """A new one-dimensional host array of the first `count` elements, after all earlier work."""
 
+    def sorted_runs(self, length: int) -> list[int]:
+        """The runs in which one sort kernel after another leaves rows of `length`, the last of them all of the row."""
+        return [length]
+
     def chains(self, kernels: Sequence[Kernel]) -> list[int]:
         """How many of `kernels`, which follow one another, each launch should do: 1 for each unless that is slow."""
         return [1] * len(kernels)

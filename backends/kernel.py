@@ -35,14 +35,16 @@ What each instruction means (T is its dtype; every operand of arithmetic has T u
     elementwise  see ELEMENTWISE
 
 `kind` is "loop" (no reduction), "row" (reductions over `reduce_axes`), "dot" (exactly one dot; elementwise work on
-its result follows), "scatter" or "attention". A row kernel's reductions may depend on one another: a value that uses a
-reduction is known after a full pass over `reduce_axes`. Outputs of a row kernel whose View has stride 0 on every reduce
-axis are written once a row. The Views of outputs never overlap themselves.
+its result follows), "scatter", "sort" or "attention". A row kernel's reductions may depend on one another: a value that
+uses a reduction is known after a full pass over `reduce_axes`. Outputs of a row kernel whose View has stride 0 on every
+reduce axis are written once a row. The Views of outputs never overlap themselves.
 
 A scatter kernel has an empty body and `scatter` set: output 0, contiguous (rows, *rest), is the sum
 over i of values[i] into row index[i], added in the order of i, starting from zero, each sum rounded to the dtype.
 Its inputs are 0 (values) and 1 (index). If it is to `replace`, output 0 holds rows already, and row index[i] becomes
 values[i]; of equal indices the last wins.
+
+A sort kernel has an empty body and `sort` set: see there.
 
 An attention kernel has an empty body and `attention` set: see there. Its `shape` is (*batch, queries, keys), and output
 number i, at its View, is the result that `attention.results[i]` names.
@@ -115,6 +117,22 @@ class Scatter:
 
 
 @dataclass(frozen=True)
+class Sort:
+    """Positions that sort each run of `run` neighbours in each of `rows` rows of `length`; a row's last may be shorter.
+
+    Output 0, contiguous (rows, length), int32, holds for each run the positions in the row of its elements, in the
+    order of their `keys`, of equal ones the earlier first. The keys are integers, a View of shape (rows, length) over
+    input 0. Where there is an `order`, a View over input 1, it is such an output for runs of half the length.
+    """
+
+    rows: int
+    length: int
+    run: int
+    keys: View
+    order: Optional[View] = None
+
+
+@dataclass(frozen=True)
 class Attention:
     """softmax(S) v, or what its gradient needs, with the scores S = scale q k^T + mask never in memory as a whole.
 
@@ -154,6 +172,7 @@ class Kernel:
     inputs: tuple[DType, ...]
     output_dtypes: tuple[DType, ...]
     scatter: Optional[Scatter] = None
+    sort: Optional[Sort] = None
     attention: Optional[Attention] = None
     in_place: tuple[tuple[int, int], ...] = ()
     name: str = "kernel"  # for people: "row_8_max_exp_sum"; not part of what is computed
@@ -167,7 +186,7 @@ class Kernel:
         )
         return (
             self.kind, self.shape, self.reduce_axes, body, self.outputs, self.inputs, self.output_dtypes, self.scatter,
-            self.attention, self.in_place,
+            self.sort, self.attention, self.in_place,
         )  # fmt: skip
 
     @cached_property
@@ -214,8 +233,9 @@ class Kernel:
         for i, (op, src, arg, dtype) in enumerate(self.body):
             operands = " ".join(f"%{s}" for s in src)
             lines.append(f"  %{i} = {op:<10} {operands:<12} {'' if arg is None else arg}  {dtype.name}".rstrip())
-        if self.scatter is not None:
-            lines.append(f"  {self.scatter}")
+        for special in (self.scatter, self.sort):
+            if special is not None:
+                lines.append(f"  {special}")
         if self.attention is not None:
             a = self.attention
             lines.append(f"  scale {a.scale}" + (", causal" if a.causal else ""))

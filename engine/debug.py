@@ -61,6 +61,8 @@ def work(kernel: Kernel) -> tuple[int, int]:
         scatter = kernel.scatter
         operations += scatter.count * scatter.width
         extents = {0: scatter.count * scatter.width, 1: scatter.count}
+    if kernel.sort is not None:
+        extents = dict.fromkeys(range(len(kernel.inputs)), points)
     if kernel.attention is not None:
         operations += _attention_operations(kernel)
         extents = {slot: _extent(view) for _, slot, view in kernel.attention.operands}

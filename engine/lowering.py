@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
 from ..backends.dtypes import DType
-from ..backends.kernel import ELEMENTWISE, Attention, Instr, Kernel, Output, Scatter
+from ..backends.kernel import ELEMENTWISE, Attention, Instr, Kernel, Output, Scatter, Sort
 from ..backends.view import View
 from .node import Node
 from .ops import MOVEMENT, REDUCE
@@ -463,6 +463,27 @@ def scatter_kernel(node: Node, stored: Callable[[Node], bool], homes: Homes) -> 
         scatter, name=f"{node.op}_{count}x{width}",
     )  # fmt: skip
     return kernel, [value_base, index_base]
+
+
+def sort_kernel(node: Node, stored: Callable[[Node], bool], homes: Homes) -> tuple[Kernel, list[Node]]:
+    """The Kernel of an `argsort`, and the nodes that it reads. Its operands have been made to lie in memory."""
+    length = node.shape[-1]
+    shape = (prod(node.shape[:-1]), length)
+    reads, views = [], []
+    for source in node.src:
+        base, view = operand(source, stored, homes)
+        if view is None:
+            raise Stray(base)
+        flat = view.reshape(shape)
+        if flat is None or flat.mask is not None:
+            raise Cut(source)
+        reads.append(base)
+        views.append(flat)
+    kernel = Kernel(
+        "sort", shape, (), (), (Output(0, View.contiguous(shape)),), tuple(s.dtype for s in node.src), (node.dtype,),
+        sort=Sort(*shape, node.arg, *views), name=f"argsort_{shape[0]}x{length}_runs_{node.arg}",
+    )  # fmt: skip
+    return kernel, reads
 
 
 _BOOL = DType("bool")

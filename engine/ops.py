@@ -260,6 +260,18 @@ def _scatter_add(op, src, arg):
     return (arg, *values.shape[len(index.shape) :]), values.dtype
 
 
+@rule("argsort", text="integers (*rows, n), perhaps an order of them; runs in arg -> int32 positions that sort the runs")
+def _argsort(op, src, arg):
+    keys = src[0]
+    _demand(op, keys.dtype, is_int(keys.dtype), "integer keys")
+    if not keys.shape or arg < 1:
+        raise ShapeError(f"argsort: keys of shape {keys.shape} have no rows to sort in runs of {arg}")
+    for order in src[1:]:
+        if order.shape != keys.shape or order.dtype != dtypes.int32:
+            raise ShapeError(f"argsort: {order.dtype} {order.shape} is no order of keys of shape {keys.shape}")
+    return keys.shape, dtypes.int32
+
+
 @rule("attention", text="(*batch, T, D), (*batch, S, D), (*batch, S, E) and more, a Part in arg -> the part")
 def _attention(op, src, arg):
     return arg.rule(src)

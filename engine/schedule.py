@@ -39,6 +39,7 @@ from .lowering import (
     inverse,
     operand,
     scatter_kernel,
+    sort_kernel,
     space_of,
 )
 from .node import Node, make, topological
@@ -50,10 +51,11 @@ SMALL = 1 << 17  # points of the iteration space of a kernel that is over sooner
 # Operations that read memory as a View says, and which of their sources so.
 READERS = {
     "dot": slice(None), "attention": slice(None), "gather": slice(1), "scatter_add": slice(None),
-    "scatter_set": slice(1, None),
+    "scatter_set": slice(1, None), "argsort": slice(None),
 }  # fmt: skip
 SCATTERS = ("scatter_add", "scatter_set")
-HEAVY = frozenset((*REDUCE, "dot", "attention", "copy", *SCATTERS))
+WHOLE = {"argsort": sort_kernel, **dict.fromkeys(SCATTERS, scatter_kernel)}  # kernels that do nothing else
+HEAVY = frozenset((*REDUCE, "dot", "attention", "copy", *WHOLE))
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Group:
 
     def __post_init__(self) -> None:
         ops = {m.op for m in self.members}
-        if self.lonely or ops & {"attention", "copy", *SCATTERS}:
+        if self.lonely or ops & {"attention", "copy", *WHOLE}:
             self.kind = "alone"
         elif "dot" in ops:
             self.kind = "dot"
@@ -244,7 +246,7 @@ class _Scheduler:
 
     def _settle(self, part: Node, home: Home) -> None:
         node, view = self._undone(part, home.view)
-        if node.op not in (*MOVEMENT, "const", "iota", "cat", "copy", *SCATTERS) and self._may_move(node):
+        if node.op not in (*MOVEMENT, "const", "iota", "cat", "copy", *WHOLE) and self._may_move(node):
             self._store(node, "stored: it is part of a larger value")
         else:
             node, view = self._copy_of(part), home.view
@@ -273,7 +275,7 @@ class _Scheduler:
 
     def _store_operand(self, user: Node, source: Node) -> None:
         base, view = operand(source, self._is_stored)
-        if view is None or view.mask is not None or (user.op in SCATTERS and base.op == "const"):
+        if view is None or view.mask is not None or (user.op in WHOLE and base.op == "const"):
             self._store(source, f"stored: {user.op} reads it, and no strides express its movement")
         else:
             self._store(base, f"stored: an operand of {user.op}")
@@ -306,8 +308,8 @@ class _Scheduler:
     def _single_group(self, node: Node) -> Group:
         if node.op == "copy":
             return Group([node], Space(node.shape), None, [node.src[0]])
-        if node.op in SCATTERS:
-            reads = scatter_kernel(node, self._is_stored, self.homes)[1]
+        if node.op in WHOLE:
+            reads = WHOLE[node.op](node, self._is_stored, self.homes)[1]
             if node in self.grounds:
                 reads.append(self.grounds[node])
             return Group([node], Space(node.shape), None, reads)
@@ -496,8 +498,8 @@ class _Scheduler:
         if node.op == "copy":
             return Step(None, [self._memory(node.src[0])], [node])
         outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
-        if node.op in SCATTERS:
-            kernel, reads = scatter_kernel(node, self._is_stored, self.homes)
+        if node.op in WHOLE:
+            kernel, reads = WHOLE[node.op](node, self._is_stored, self.homes)
             outputs = [node]
         elif node.op == "attention":
             kernel, reads = attention_kernel(outputs, self._is_stored, self.homes)

@@ -446,6 +446,30 @@ def _draw_scatter_set(draw) -> Case:
     return Case("scatter_set", [x, values, index], None, want)
 
 
+def _sorted_runs(keys: np.ndarray, run: int) -> np.ndarray:
+    """The positions in each row that sort each run of it, by Python's own stable sort."""
+    positions = np.empty(keys.shape, np.int32)
+    for row in np.ndindex(keys.shape[:-1]):
+        for start in range(0, keys.shape[-1], run):
+            stop = min(start + run, keys.shape[-1])
+            positions[row][start:stop] = sorted(range(start, stop), key=lambda i: keys[row][i].item())
+    return positions
+
+
+def _draw_argsort(draw) -> Case:
+    """Either short runs of what is in no order, or runs put together of two halves that are in order."""
+    rows = draw(shapes(2, 20))
+    x = _operand(draw, draw(st.sampled_from(INTEGERS)), (*rows, draw(st.sampled_from([0, 1, 2, 5, 16, 17, 40, 70]))))
+    keys = x.array()
+    if draw(st.booleans()):
+        run = draw(st.sampled_from([1, 2, 3, 8, 16]))
+        return Case("argsort", [x], run, _sorted_runs(keys, run))
+    half = draw(st.sampled_from([1, 4, 16, 32]))
+    order, axes = _sorted_runs(keys, half), tuple(draw(st.permutations(range(keys.ndim))))
+    moved = Operand(np.ascontiguousarray(order.transpose(np.argsort(axes))), (("permute", axes),))
+    return Case("argsort", [x, moved], 2 * half, _sorted_runs(keys, 2 * half))
+
+
 def _draw_random(draw) -> Case:
     key, counter = draw(st.integers(0, 2**64 - 1)), draw(st.integers(0, 2**64 - 1))
     shape = draw(shapes())
@@ -480,6 +504,7 @@ DRAW: dict[str, Callable[..., Case]] = {
     "gather": _draw_gather,
     "scatter_add": _draw_scatter_add,
     "scatter_set": _draw_scatter_set,
+    "argsort": _draw_argsort,
     "random": _draw_random,
     "iota": _draw_iota,
     **{op: _draw_identity(op) for op in ("detach", "contiguous", "barrier", "copy", "composite")},

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from ..dtypes import DType
+from ..dtypes import DType, is_half
 from ..kernel import ELEMENTWISE, REDUCTIONS, Instr, Kernel
 from ..view import View, contiguous_strides
 from . import attention, runtime
@@ -60,7 +60,7 @@ class Rendered(NamedTuple):
 
 
 def render(kernel: Kernel) -> Rendered:
-    writer: Any = {"scatter": _Scatter, "attention": _Attention}.get(kernel.kind, _Writer)(kernel)
+    writer: Any = {"scatter": _Scatter, "sort": _Sort, "attention": _Attention}.get(kernel.kind, _Writer)(kernel)
     source = writer.text()
     namespace: dict[str, Any] = dict(runtime.NAMES)
     exec(compile(source, f"<{kernel.name}>", "exec"), namespace)
@@ -94,6 +94,23 @@ class _Scatter:
 
     def text(self) -> str:
         return f"def kernel(values, index, o0):\n    {self.call}(values, index, o0)\n"
+
+
+class _Sort:
+    """A sort has no body either, and needs no order to begin with."""
+
+    def __init__(self, kernel: Kernel):
+        sort = kernel.sort
+        assert sort is not None
+        self.rows = self.step = 1
+        self.arguments = {
+            "keys": strided(0, kernel.inputs[0], *sort.keys[:3]),
+            "run": constant(min(sort.run, max(sort.length, 1))),
+            "o0": strided(len(kernel.inputs), kernel.output_dtypes[0], kernel.shape, (sort.length, 1), 0),
+        }
+
+    def text(self) -> str:
+        return "def kernel(keys, run, o0):\n    argsort(keys, run, o0)\n"
 
 
 class _Attention:
@@ -476,7 +493,7 @@ class _Writer:
             _, name = self._scratch(kernel.shape, instr.dtype, lasting=True, cut=self._cut(kernel.shape))
         operands = ((a, left_view), (b, right_view))
         a, b = (name if runtime.blas_reads(view) else f"array({name})" for name, view in operands)
-        function = "half_matmul" if instr.dtype == np.float16 else "matmul"
+        function = "half_matmul" if is_half(instr.dtype) else "matmul"
         self.lines["before" if self.blocked else "block"].append(f"{function}({a}, {b}, {name})")
         return name
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..base import Buffer
-from ..dtypes import DType
+from ..dtypes import DType, is_half
 from ..view import View
 from .functions import FUNCTIONS
 from .philox import philox4x32
@@ -44,7 +44,7 @@ def flat(buffer: Buffer, dtype: DType) -> np.ndarray:
 
 def _reduce(ufunc: np.ufunc):
     def reduce(x: np.ndarray, axes: tuple[int, ...], out: np.ndarray) -> None:
-        if x.dtype == np.float16 and ufunc is not np.maximum:  # accumulate in float32, round once
+        if is_half(x.dtype) and ufunc is not np.maximum:  # accumulate in float32, round once
             np.copyto(out, ufunc.reduce(x, axis=axes, keepdims=True, dtype=np.float32), casting="same_kind")
         else:
             ufunc.reduce(x, axis=axes, keepdims=True, dtype=x.dtype, out=out)
@@ -185,6 +185,14 @@ def scatter_set(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
         out[row] = value
 
 
+def argsort(keys: np.ndarray, run: int, out: np.ndarray) -> None:
+    """The positions that sort each run of `run` neighbours in each row of `keys`; equal keys stay in order."""
+    length = keys.shape[1]
+    for start in range(0, length, run):
+        part = slice(start, min(start + run, length))
+        np.copyto(out[:, part], np.argsort(keys[:, part], axis=1, kind="stable") + start, casting="same_kind")
+
+
 NAMES: dict[str, Any] = {
     **{f"{op}_": function for op, function in FUNCTIONS.items()},
     "reduce_sum": _reduce(np.add),
@@ -202,4 +210,5 @@ NAMES: dict[str, Any] = {
     "gather": gather,
     "scatter_add": scatter_add,
     "scatter_set": scatter_set,
+    "argsort": argsort,
 }

@@ -22,7 +22,7 @@ import pyopencl as cl
 from pyopencl.characterize import has_src_build_cache
 
 from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
-from ..dtypes import DType, float64
+from ..dtypes import DType, float64, is_half
 from ..kernel import Kernel
 from . import cache, functions
 from .chain import chain_lengths, chained, is_alone, is_short
@@ -30,6 +30,7 @@ from .device import describe
 from .progress import Progress
 from .render import render
 from .shapes import Shapes, limited, shapes_for, tile_bytes
+from .sort import runs
 from .tuning import tuned
 from .writer import NAME, Rendered
 
@@ -124,6 +125,7 @@ class OpenCLBackend(Backend):
 
     def upload(self, buffer: Buffer, array: np.ndarray) -> None:
         # The queue is in order, so earlier readers are done first. The caller may change `array` once this returns.
+        array = array.view(_plain(array.dtype))
         if 0 < buffer.nbytes <= SMALL:
             event = cl.enqueue_copy(
                 self.queue, buffer.handle, array.copy(), dst_offset=buffer.offset, is_blocking=False
@@ -138,7 +140,8 @@ class OpenCLBackend(Backend):
         if self.may_report and count:  # asked for first, so that one wait is enough for both
             self.copies.append(cl.enqueue_copy(self.queue, report, self.report, is_blocking=False))
         if count:
-            cl.enqueue_copy(self.queue, out, buffer.handle, src_offset=buffer.offset, is_blocking=True)
+            target = out.view(_plain(dtype))
+            cl.enqueue_copy(self.queue, target, buffer.handle, src_offset=buffer.offset, is_blocking=True)
         self._check_report(report if self.may_report and count else None)
         return out
 
@@ -207,6 +210,9 @@ class OpenCLBackend(Backend):
         return limited(shapes, device.max_work_group_size) == shapes and (
             tile_bytes(shapes, shapes.dot_tile) <= device.local_mem_size or shapes.dot_tile == (0, 0)
         )
+
+    def sorted_runs(self, length: int) -> list[int]:
+        return runs(length)
 
     def chains(self, kernels: Sequence[Kernel]) -> list[int]:
         if self.info.kind != "cpu":
@@ -416,6 +422,11 @@ def _identifier(name: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _plain(dtype: DType) -> DType:
+    """A dtype as wide that pyopencl knows."""
+    return np.dtype(np.uint16) if is_half(dtype) else dtype
 
 
 def _size(nbytes: int) -> str:

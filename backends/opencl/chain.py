@@ -41,6 +41,8 @@ def is_short(kernel: Kernel) -> bool:
     if kernel.scatter is not None:
         s = kernel.scatter
         return s.replace and s.count * s.values.size <= MOST_POINTS  # work-items each walk over all indices
+    if kernel.sort is not None:
+        return prod(kernel.shape) * kernel.sort.run.bit_length() <= MOST_POINTS
     width = max(dtype.itemsize for dtype in (*kernel.inputs, *kernel.output_dtypes))
     nbytes = width * sum(_extent(view) for view in _views(kernel))
     if kernel.kind == "dot":

@@ -92,7 +92,7 @@ def rebase(kernel: Kernel) -> tuple[Kernel, tuple[int, ...]]:
 
 def _placed(kernel: Kernel) -> Iterator[tuple[tuple[str, int], View]]:
     """Every View of a buffer, with the buffer; none of a kernel that keeps its Views elsewhere than in its body."""
-    if kernel.scatter is not None or kernel.attention is not None:
+    if kernel.kind in ("scatter", "sort", "attention"):
         return
     for instr in kernel.body:
         if instr.op in ("load", "gather"):

@@ -1,4 +1,4 @@
-"""From a Kernel to OpenCL C 1.2: loops and scatters here; rows in `rows.py`, dots in `dot.py`, attention in its file.
+"""From a Kernel to OpenCL C 1.2: loops and scatters here, each other kind in a file of its own.
 
 A loop on a GPU gives every element a work-item, all of them along dimension 0 of the launch: some drivers take no more
 than 65,535 work-groups along the others. On a CPU a work-item is a vector of neighbours (`vectors.py`); where the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from math import prod
 
-from ..dtypes import float16
 from ..kernel import Kernel
 from . import functions
 from .attention import render_attention
@@ -18,6 +17,7 @@ from .dot import render_dot
 from .functions import compute_type
 from .rows import Row
 from .shapes import Shapes, next_power
+from .sort import render_sort
 from .vectors import VectorWriter
 from .writer import Rendered, Writer
 
@@ -33,6 +33,8 @@ def render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool = Tru
 def _render(kernel: Kernel, shapes: Shapes, specialise: bool, aligned: bool) -> Rendered:
     if kernel.kind == "scatter":
         return _scatter(kernel, shapes, specialise)
+    if kernel.kind == "sort":
+        return render_sort(kernel, shapes, specialise)
     if kernel.kind == "attention":
         return render_attention(kernel, shapes, specialise)
     if kernel.kind == "dot":
@@ -147,7 +149,7 @@ def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
         return f"{row} * {width} + first + {lane}"
 
     def put(value: str, at: str) -> str:
-        return f"vstore_half_rte({value}, {at}, y0);" if dtype == float16 else f"y0[{at}] = {value};"
+        return w.code(functions.write("y0", at, value, dtype))
 
     if not s.replace:
         with w.block(f"for ({w.index} r = start; r < end; r++)"):
@@ -160,7 +162,7 @@ def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
         w.line("if (row < start || row >= end) continue;")
         with w.block("for (int l = 0; l < lanes; l++)"):
             w.line(f"const {w.index} c = first + l, at = {position('l', 'row')};")
-            old = "vload_half(at, y0)" if dtype == float16 else "y0[at]"
+            old = functions.read("y0", "at", dtype)
             new = w.read(0, w.position("values", s.values, ["i", "c"]))
             if s.replace:
                 w.line(put(new, "at"))

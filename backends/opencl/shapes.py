@@ -43,6 +43,8 @@ class Shapes:
     attention_block: int = 64  # rows that it reads between two passes over their scores
     attention_group: int = 1  # work-items of a group
     attention_heads: int = 16  # from so many on, a work-item computes all gradients of a head
+    sort_share: int = 256  # elements that a work-item merges; a power of two from SHORT (`sort.py`) on
+    sort_group: int = 1  # work-items of a group
     scatter_lanes: int = 32  # columns of a work-item of scatter
     scatter_parts: int = 8  # row ranges that scatter over narrow rows is cut into
 
@@ -58,7 +60,7 @@ TABLE = {
     "gpu": Shapes(
         loop_group=(128, 1), loop_flat=True, vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128,
         dot_vector=4, dot_outer=(4, 4), dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8),
-        scatter_lanes=1, scatter_parts=256,
+        sort_share=16, sort_group=64, scatter_lanes=1, scatter_parts=256,
         attention_lanes=1, attention_step=4, attention_block=16, attention_group=64,
         attention_heads=2**31,
     ),
@@ -76,7 +78,7 @@ MAKES = {  # what a platform's vendor contains, in small letters
     "qualcomm": "mobile", "arm": "mobile", "imagination": "mobile", "samsung": "mobile",
 }  # fmt: skip
 GROUPS = ("loop_group", "narrow_group", "dot_group", "dot_plain_group")
-LONG_GROUPS = ("vector_group", "row_group", "row_team", "attention_group")
+LONG_GROUPS = ("vector_group", "row_group", "row_team", "attention_group", "sort_group")
 
 
 def shapes_for(

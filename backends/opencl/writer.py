@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import DType, float16
+from ..dtypes import DType
 from ..kernel import REDUCTIONS, Kernel
 from ..view import View
 from . import functions
@@ -134,15 +134,11 @@ class Writer:
     # -- values ---------------------------------------------------------------------------------------------------
 
     def read(self, slot: int, position: str) -> str:
-        dtype = self.kernel.inputs[slot]
-        return f"vload_half({position}, x{slot})" if dtype == float16 else f"x{slot}[{position}]"
+        return functions.read(f"x{slot}", position, self.kernel.inputs[slot])
 
     def store(self, number: int, view: View, coords: Sequence[str], value: str) -> None:
         position = self.position(f"y{number}", view, coords)
-        if self.kernel.output_dtypes[number] == float16:
-            self.line(f"vstore_half_rte({value}, {position}, y{number});")
-        else:
-            self.line(f"y{number}[{position}] = {value};")
+        self.line(self.code(functions.write(f"y{number}", position, value, self.kernel.output_dtypes[number])))
 
     def values(
         self, wanted: Iterable[int], coords: Sequence[str], names: dict[int, str], reduced: bool = False
@@ -240,6 +236,8 @@ def is_wide(kernel: Kernel) -> bool:
     if kernel.scatter is not None:
         s = kernel.scatter
         views += [s.values, s.index, View.contiguous((s.rows, s.width))]
+    if kernel.sort is not None:
+        views += [kernel.sort.keys, View.contiguous((kernel.sort.rows, kernel.sort.length + kernel.sort.run))]
     reach = [abs(v.offset) + sum(abs(s) * n for s, n in zip(v.strides, v.shape)) for v in views]
     # Blocks may run past the end by less than a block before they are cut off: leave room for that.
     return max([*reach, *(v.size for v in views)], default=0) >= 2**31 - 2**16
