@@ -115,7 +115,10 @@ def unflatten(self: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
 
 def permute(self: Tensor, *order) -> Tensor:
     """The axes in another order. Raises ShapeError unless each is named once."""
-    axes = tuple(axis_of("permute", a, self.ndim) for a in as_shape(order))
+    given = as_shape(order)
+    if len(given) != self.ndim:
+        raise ShapeError(f"permute: {given} is not an order of the {self.ndim} axes of {self.shape}")
+    axes = tuple(axis_of("permute", a, self.ndim) for a in given)
     return self if axes == tuple(range(self.ndim)) else self._apply("permute", axes)
 
 

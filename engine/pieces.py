@@ -94,9 +94,9 @@ def chunk(self: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 
 def _divisible(op: str, x: Tensor, dim: int) -> tuple[int, int]:
     """The axis to be divided, and its size."""
-    axis = axis_of(op, dim, x.ndim)
     if not x.ndim:
         raise ShapeError(f"{op}: a Tensor without dimensions has no parts")
+    axis = axis_of(op, dim, x.ndim)
     return axis, x.shape[axis]
 
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 TOKEN = re.compile(r"\.\.\.|[()]|[^\s().]+|\.")
 DOTS = "..."
+Group = tuple[str, ...]  # the axes that one axis is made of
+BARE: Group = (DOTS,)  # ... outside of brackets, told apart by identity from one inside
 
 
-def rearrange(self: Tensor, formula: str, **sizes: int) -> Tensor:
+def rearrange(self: Tensor, formula: str, /, **sizes: int) -> Tensor:
     """The axes named on the left of "->" in the order and the groups of the right; `sizes` says what a group divides into.
 
     (a b) is one axis made of two, b varying faster; ... stands for any further axes; 1 and () for one of size 1.
@@ -31,22 +33,22 @@ def rearrange(self: Tensor, formula: str, **sizes: int) -> Tensor:
     if len(sides) != 2:
         raise ShapeError(f'rearrange: "{formula}" needs one ->')
     left, right = (_groups(side, formula) for side in sides)
-    if [DOTS] not in left and any(DOTS in group for group in left):
-        raise ShapeError(f'rearrange: "{formula}" has ... in a group on the left; what it stands for is not known there')
-    names = [name for group in left for name in group]
-    given = [name for group in right for name in group]
+    names, given = ([name for group in side for name in group] for side in (left, right))
     if len(set(names)) != len(names) or sorted(names) != sorted(given):
         raise ShapeError(f'rearrange: "{formula}" must name each axis once on the left and once on the right')
+    open_ended = any(group is BARE for group in left)
+    if DOTS in names and not open_ended:
+        raise ShapeError(
+            f'rearrange: "{formula}" has ... in a group on the left; what it stands for is not known there'
+        )
     unknown = sorted(set(sizes) - set(names))
     if unknown:
         raise ShapeError(f'rearrange: "{formula}" has no axis {", ".join(unknown)}')
-    extra = self.ndim - len(left) + ([DOTS] in left)
-    if extra < 0 or (extra and [DOTS] not in left):
+    extra = self.ndim - len(left) + open_ended
+    if extra < 0 or (extra and not open_ended):
         raise ShapeError(f'rearrange: the left of "{formula}" does not have the {self.ndim} axes of {self.shape}')
-    dots = [f"{DOTS}{i}" for i in range(extra)]
-    left = [part for group in left for part in ([[dot] for dot in dots] if group == [DOTS] else [group])]
-    right = [part for group in right for part in ([[dot] for dot in dots] if group == [DOTS] else [group])]
-    right = [[name for part in group for name in (dots if part == DOTS else [part])] for group in right]
+    dots = tuple(f"{DOTS}{i}" for i in range(extra))
+    left, right = _spelt_out(left, dots), _spelt_out(right, dots)
 
     known: dict[str, int] = {}
     for group, size in zip(left, self.shape, strict=True):
@@ -57,9 +59,9 @@ def rearrange(self: Tensor, formula: str, **sizes: int) -> Tensor:
     return moved.reshape(tuple(prod(known[name] for name in group) for group in right))
 
 
-def _groups(side: str, formula: str) -> list[list[str]]:
-    """The axes of one side, each a list of names."""
-    groups: list[list[str]] = []
+def _groups(side: str, formula: str) -> list[Group]:
+    """The axes of one side, each a tuple of names."""
+    groups: list[Group] = []
     inside = False
     for token in TOKEN.findall(side):
         if token in "()":
@@ -67,19 +69,25 @@ def _groups(side: str, formula: str) -> list[list[str]]:
                 raise ShapeError(f'rearrange: the brackets of "{formula}" do not match, or are nested')
             inside = not inside
             if inside:
-                groups.append([])
-        elif token != "1" and token != DOTS and not token.isidentifier():
+                groups.append(())
+        elif token not in ("1", DOTS) and not token.isidentifier():
             raise ShapeError(f'rearrange: "{token}" in "{formula}" is no name of an axis')
         elif inside:
-            groups[-1] += [] if token == "1" else [token]
+            groups[-1] = (*groups[-1], *(() if token == "1" else (token,)))
         else:
-            groups.append([] if token == "1" else [token])
+            groups.append(BARE if token == DOTS else () if token == "1" else (token,))
     if inside:
         raise ShapeError(f'rearrange: the brackets of "{formula}" do not match')
     return groups
 
 
-def _divided(group: list[str], size: int, sizes: dict[str, int], formula: str, shape: tuple) -> dict[str, int]:
+def _spelt_out(groups: list[Group], dots: Group) -> list[Group]:
+    """With the axes that ... stands for in its place."""
+    parts = [part for group in groups for part in ([(dot,) for dot in dots] if group is BARE else [group])]
+    return [tuple(name for part in group for name in (dots if part == DOTS else (part,))) for group in parts]
+
+
+def _divided(group: Group, size: int, sizes: dict[str, int], formula: str, shape: tuple) -> dict[str, int]:
     """The size of each axis of a group that makes up `size`; one of them may follow from the rest."""
     free = [name for name in group if name not in sizes]
     rest = prod(sizes[name] for name in group if name in sizes)
