@@ -1,15 +1,61 @@
-"""Elementwise functions."""
+"""Functions of one number, casts, and choices between two."""
 
 from __future__ import annotations
 
-from torch.nn import functional as TF
+import torch
 
-from .entry import Entry
+from .entry import ALL, BOOL, FLOATS, INTS, Entry, Operand
 
+POSITIVE = (Operand(low=0.25),)
+UNIT = (Operand(low=-0.75, high=0.75),)
+
+# fmt: off
 ENTRIES = [
-    Entry("exp", "Tensor.exp", lambda x: x.exp(), special=True),
-    Entry("softplus(beta)", "Tensor.softplus", lambda x: x.softplus(2.0), lambda x: TF.softplus(x, 2.0, threshold=100)),
-    Entry("relu", "Tensor.relu", lambda x: x.relu(), kinks=lambda x: x == 0),
-    Entry("+", ("Tensor.add", "Tensor.__add__"), lambda a, b: a + b, operands=2, broadcast=True),
-    Entry("softmax", "Tensor.softmax", lambda x: x.softmax(-1), special="mild"),
+    Entry("neg", ("Tensor.neg", "Tensor.__neg__"), lambda x: -x, dtypes=FLOATS + INTS),
+    Entry("exp", "Tensor.exp", lambda x: x.exp()),
+    Entry("expm1", "Tensor.expm1", lambda x: x.expm1()),
+    Entry("exp2", "Tensor.exp2", lambda x: x.exp2()),
+    Entry("log", "Tensor.log", lambda x: x.log(), operands=POSITIVE),
+    Entry("log1p", "Tensor.log1p", lambda x: x.log1p(), operands=UNIT),
+    Entry("log2", "Tensor.log2", lambda x: x.log2(), operands=POSITIVE),
+    Entry("sin", "Tensor.sin", lambda x: x.sin()),
+    Entry("cos", "Tensor.cos", lambda x: x.cos()),
+    Entry("tan", "Tensor.tan", lambda x: x.tan(), operands=UNIT, special="mild", ulp=16),
+    Entry("tanh", "Tensor.tanh", lambda x: x.tanh()),
+    Entry("erf", "Tensor.erf", lambda x: x.erf()),
+    Entry("sqrt", "Tensor.sqrt", lambda x: x.sqrt(), operands=POSITIVE),
+    Entry("rsqrt", "Tensor.rsqrt", lambda x: x.rsqrt(), operands=POSITIVE),
+    Entry("square", "Tensor.square", lambda x: x.square(), dtypes=FLOATS + INTS),
+    Entry("reciprocal", "Tensor.reciprocal", lambda x: x.reciprocal(), operands=POSITIVE),
+    Entry("abs", ("Tensor.abs", "Tensor.__abs__"), lambda x: abs(x), dtypes=FLOATS + INTS),
+    # torch's sign of NaN is 0, ours and NumPy's is NaN
+    Entry("sign", "Tensor.sign", lambda x: x.sign(), lambda x: x.sign().where(x == x, x), dtypes=FLOATS + INTS),
+    Entry("floor", "Tensor.floor", lambda x: x.floor(), dtypes=FLOATS + INTS),
+    Entry("ceil", "Tensor.ceil", lambda x: x.ceil(), dtypes=FLOATS + INTS),
+    Entry("trunc", "Tensor.trunc", lambda x: x.trunc(), dtypes=FLOATS + INTS),
+    Entry("round", "Tensor.round", lambda x: x.round(), dtypes=FLOATS + INTS),
+    Entry("clip", ("Tensor.clip", "Tensor.clamp"), lambda x: x.clip(-1, 1.5), dtypes=FLOATS),
+    Entry("clip of integers", ("Tensor.clip", "Tensor.clamp"), lambda x: x.clip(-1, 2), dtypes=INTS[:4], derivatives=0),
+    Entry("clip below", "Tensor.clip", lambda x: x.clip(0.5), lambda x: x.clip(min=0.5)),
+    Entry("isnan", "Tensor.isnan", lambda x: x.isnan(), dtypes=FLOATS + INTS, derivatives=0),
+    Entry("isinf", "Tensor.isinf", lambda x: x.isinf(), dtypes=FLOATS + INTS, derivatives=0),
+    Entry("isfinite", "Tensor.isfinite", lambda x: x.isfinite(), dtypes=FLOATS + INTS, derivatives=0),
+    Entry("logical_not", "Tensor.logical_not", lambda x: x.logical_not(), dtypes=ALL, derivatives=0),
+    Entry("bitwise_not", ("Tensor.bitwise_not", "Tensor.__invert__"), lambda x: (x.bitwise_not(), ~x),
+          dtypes=INTS + BOOL, derivatives=0),
+    Entry("where", "Tensor.where", lambda c, a, b: c.where(a, b), torch.where, dtypes=ALL, broadcast=True,
+          operands=(Operand(dtype="bool"), Operand(), Operand())),
+    Entry("where a number", "Tensor.where", lambda x: (x > 0).where(x, 0), lambda x: torch.where(x > 0, x, 0),
+          dtypes=FLOATS + INTS),
+    Entry("masked_fill", "Tensor.masked_fill", lambda x: x.masked_fill(x > 1, 2) * x, dtypes=FLOATS + INTS),
+    Entry("casts", ("Tensor.float", "Tensor.double", "Tensor.half", "Tensor.bool"),
+          lambda x: (x.float(), x.double(), x.half(), x.bool()), dtypes=ALL, tolerance=1e-2,
+          why="through float16 and float32, whose rounding is in the values that are compared"),
+    # what is out of range is undefined in torch
+    Entry("casts to integers", ("Tensor.int", "Tensor.long"), lambda x: (x.int(), x.long()),
+          dtypes=FLOATS + INTS, special=False, derivatives=0),
+    Entry("cast", "Tensor.cast", lambda x: x.cast("float32").cast("float64") * x, lambda x: x.float().double() * x,
+          dtypes=("float32", "float64"), tolerance=1e-5),
+    Entry("bitcast", "Tensor.bitcast", lambda x: x.bitcast("int32"), lambda x: x.view(torch.int32),
+          dtypes=("float32", "int32"), derivatives=0),
 ]

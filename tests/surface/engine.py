@@ -1,0 +1,16 @@
+"""What changes no value: copies, barriers, other devices."""
+
+from __future__ import annotations
+
+from clgrad import Tensor
+
+from .entry import ALL, Entry
+
+# fmt: off
+ENTRIES = [
+    Entry("contiguous", "Tensor.contiguous", lambda x: x.contiguous() * x, dtypes=ALL),
+    Entry("barrier", (), lambda x: Tensor._make("barrier", x) ** 2, lambda x: x**2),
+    Entry("to", "Tensor.to", lambda x: x.to("NUMPY").to(x.device) ** 2, lambda x: x**2),
+    Entry("clone", "Tensor.clone", lambda x: x.clone() ** 2),
+    Entry("detach", "Tensor.detach", lambda x: x.detach() * x),
+]
