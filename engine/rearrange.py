@@ -24,7 +24,7 @@ BARE: Group = (DOTS,)  # ... outside of brackets, told apart by identity from on
 
 
 def rearrange(self: Tensor, formula: str, /, **sizes: int) -> Tensor:
-    """The axes named on the left of "->" in the order and the groups of the right; `sizes` says what a group divides into.
+    """The axes named on the left of "->" in the order and groups of the right; `sizes` says what a group divides into.
 
     (a b) is one axis made of two, b varying faster; ... stands for any further axes; 1 and () for one of size 1.
     Raises ShapeError for a formula that is none, and for sizes that do not fit, and says which.
