@@ -3,256 +3,29 @@
     optimizer = nn.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3)
     optimizer.zero_grad(); loss.backward(); optimizer.step()
 
-All that changes from step to step is a Tensor which the constructor makes: moments, a group's step count, and a 0-d
-mirror of its learning rate. A jitted step therefore goes on being right when `group["lr"] = 3e-4` is set between two
-calls; a change of any other option makes a new trace. An update is one expression of all parameters of a bundle
-(`flat.py`), so the scheduler makes one loop of it, and the moments are flat Tensors. Two departures from PyTorch: the
-count of steps belongs to the group, where PyTorch counts for every parameter (they differ only for parameters that go
-without a gradient for some steps), and the state exists before the first step.
+Each is a page: the formula, the options with their checks, what it remembers, and the update of all parameters of a
+bundle as one flat Tensor. What they share is in `optimizer.py`; what is particular about it stands there.
+
+>>> from clgrad import Tensor, nn
+>>> p = Tensor([1.0, 2.0], requires_grad=True)
+>>> optimizer = nn.optim.SGD([p], lr=0.5)
+>>> (p * p).sum().backward()
+>>> optimizer.step()
+>>> p.tolist()
+[0.0, 0.0]
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional, Union
 
-import numpy as np
-
-from ..backends.dtypes import accumulator
 from ..engine.tensor import Tensor
-from ..engine.trace import depend
-from .flat import bundles, join, parts
+from .flat import join, parts
+from .optimizer import Optimizer, ParamGroup, Params
 
-Params = Union[Iterable[Tensor], Iterable[dict[str, Any]]]
-
-
-class ParamGroup(dict):
-    """A parameter group: a dict with PyTorch's keys, and the Tensors that a traced step reads.
-
-    Setting "lr" to a float or a 0-d Tensor assigns it to `learning_rate`. A Tensor given when the group is made *is*
-    its learning rate, so that assigning to that Tensor is enough.
-    """
-
-    def __init__(self, options: Mapping[str, Any]):
-        super().__init__(options)
-        lr, device = self["lr"], self["params"][0].device if self["params"] else None
-        _check_learning_rate(lr)
-        self.learning_rate: Tensor = lr if isinstance(lr, Tensor) else _number(lr, device)
-        self.step: Tensor = _number(0.0, device)  # float32 counts exactly to 16 million
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key == "lr":
-            _check_learning_rate(value)
-            with Tensor.no_grad():
-                self.learning_rate.assign(value)
-        super().__setitem__(key, value)
-
-
-class Bundle:
-    """Parameters that are updated as one, and their state: one flat Tensor for each name."""
-
-    def __init__(self, params: list[Tensor]):
-        self.params = params
-        self.state: dict[str, Tensor] = {}
-
-    def add_state(self, names: Iterable[str]) -> None:
-        """Zeros under each name that is not there yet."""
-        size, first = sum(p.numel() for p in self.params), self.params[0]
-        for name in names:
-            if name not in self.state:
-                self.state[name] = Tensor(np.zeros(size, first.dtype), device=first.device)
-
-
-class Optimizer:
-    """What the optimisers share. A subclass names its `state_names` and writes `_update`."""
-
-    state_names: tuple[str, ...] = ()
-
-    def __init__(self, params: Params, defaults: dict[str, Any]):
-        if isinstance(params, (Tensor, dict)):
-            raise TypeError(
-                f"{self._name}: params must be a list of Tensors or of groups, not one {type(params).__name__}"
-            )
-        self.defaults = defaults
-        self.param_groups: list[ParamGroup] = []
-        self._bundles: list[list[Bundle]] = []  # of each group
-        groups: list[Any] = list(params)
-        if not groups:
-            raise ValueError(f"{self._name}: got an empty list of parameters")
-        for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
-            self.add_param_group(group)
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
-
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add {"params": [...], option: value, ...}; options that it lacks are the constructor's.
-
-        Raises TypeError for what is no Tensor, ValueError for a Tensor that requires no grad or is here already.
-        """
-        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        taken = {id(p) for other in self.param_groups for p in other["params"]}
-        for p in params:
-            if not isinstance(p, Tensor):
-                raise TypeError(f"{self._name}: parameters must be Tensors, not {type(p).__name__}")
-            if not p.requires_grad:
-                raise ValueError(f"{self._name}: a parameter of shape {p.shape} has requires_grad=False")
-            if id(p) in taken:
-                raise ValueError(f"{self._name}: a parameter of shape {p.shape} appears twice")
-            taken.add(id(p))
-        options = ParamGroup({**self.defaults, **group, "params": params})
-        self._check(options)
-        self.param_groups.append(options)
-        self._bundles.append([Bundle(tensors) for tensors in bundles(params)])
-        for bundle in self._bundles[-1]:
-            bundle.add_state(self._state_names(options))
-
-    @property
-    def state(self) -> dict[Tensor, dict[str, Tensor]]:
-        """For each parameter its "step" and, by name, its part of the state as it is now."""
-        state: dict[Tensor, dict[str, Tensor]] = {}
-        for group, group_bundles in zip(self.param_groups, self._bundles, strict=True):
-            found: dict[Tensor, dict[str, Tensor]] = {p: {"step": group.step} for p in group["params"]}
-            for bundle in group_bundles:
-                for name, flat in bundle.state.items():
-                    for p, part in zip(bundle.params, parts(flat, bundle.params), strict=True):
-                        found[p][name] = part
-            state |= found
-        return state
-
-    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        return self.state_names
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        if group["weight_decay"] < 0:
-            raise ValueError(f"{self._name}: weight_decay must not be negative, got {group['weight_decay']}")
-
-    @property
-    def signature(self) -> tuple:
-        """What a traced step is specialised to: every option but the learning rates, and the numbers of parameters."""
-        return tuple(
-            (len(group["params"]), *((key, value) for key, value in group.items() if key not in ("lr", "params")))
-            for group in self.param_groups
-        )
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients, or make them zero."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None if set_to_none or p.grad is None else Tensor.zeros_like(p)
-
-    @Tensor.no_grad()
-    def step(self) -> None:
-        """Update every parameter that has a gradient, and compute the new values (under jit, the replay does)."""
-        depend(self, "signature")
-        changed = []
-        for group, group_bundles in zip(self.param_groups, self._bundles, strict=True):
-            group.step.assign(group.step + 1)
-            changed.append(group.step)
-            context = self._prepare(group)
-            for bundle in group_bundles:
-                changed += self._step_bundle(bundle, group, context)
-        Tensor.realize_all(changed)
-
-    def _step_bundle(self, bundle: Bundle, group: ParamGroup, context: Any) -> list[Tensor]:
-        """Update those of a bundle's parameters that have a gradient. Returns what changed."""
-        live = [p for p in bundle.params if p.grad is not None]
-        if not live:
-            return []
-        whole = len(live) == len(bundle.params)
-        # Halves are updated in float32 and rounded once: in them a small eps is 0 and a small step is none.
-        dtype = accumulator(live[0].dtype)
-        state = {name: flat.cast(dtype) for name, flat in bundle.state.items()}
-        if not whole:
-            state = {name: join(self._live(flat, bundle)).cast(dtype) for name, flat in bundle.state.items()}
-        gradient = join([p.grad for p in live if p.grad is not None]).cast(dtype)
-        new = self._update(join(live).cast(dtype), -gradient if group["maximize"] else gradient, state, group, context)
-        for name, flat in bundle.state.items():
-            if whole and state[name] is not flat:
-                flat.assign(state[name])
-            elif not whole:
-                fresh = iter(parts(state[name], live))
-                kept = parts(flat, bundle.params)
-                flat.assign(
-                    join([old if p.grad is None else next(fresh) for p, old in zip(bundle.params, kept, strict=True)])
-                )
-        for p, part in zip(live, parts(new, live), strict=True):
-            p.assign(part)
-        return [*live, *bundle.state.values()]
-
-    @staticmethod
-    def _live(flat: Tensor, bundle: Bundle) -> list[Tensor]:
-        pieces = zip(bundle.params, parts(flat, bundle.params), strict=True)
-        return [piece for p, piece in pieces if p.grad is not None]
-
-    def _prepare(self, group: ParamGroup) -> Any:
-        """What all parameters of a group share in this step."""
-
-    def _update(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: ParamGroup, context: Any) -> Tensor:
-        """The new value of `p`, the parameters of a bundle as one flat Tensor. Assigns the new state, flat too."""
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        """{"state": {number: {name: Tensor}}, "param_groups": [options with the numbers of their parameters]}."""
-        state = self.state
-        numbers = {id(p): i for i, p in enumerate(state)}
-        groups = []
-        for group in self.param_groups:
-            lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
-            groups.append({**group, "lr": lr, "params": [numbers[id(p)] for p in group["params"]]})
-        return {"state": {numbers[id(p)]: known for p, known in state.items()}, "param_groups": groups}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, here or in PyTorch: state (copied) and every option that is known here.
-
-        Raises ValueError, and changes nothing, when groups, parameters, names or shapes do not match.
-        """
-        groups, states = state_dict["param_groups"], state_dict["state"]
-        lengths, expected = [len(g["params"]) for g in groups], [len(g["params"]) for g in self.param_groups]
-        if lengths != expected:
-            raise ValueError(
-                f"{self._name}.load_state_dict: groups of {lengths} parameters do not fit groups of {expected}"
-            )
-        loaded = [self._read(group, saved, states) for group, saved in zip(self.param_groups, groups, strict=True)]
-        for group, group_bundles, (options, step, arrays) in zip(self.param_groups, self._bundles, loaded, strict=True):
-            for key, value in options.items():
-                group[key] = value
-            found = {id(p): values for p, values in zip(group["params"], arrays, strict=True)}
-            with Tensor.no_grad():
-                group.step.assign(_number(step, group.step.device))
-                for bundle in group_bundles:
-                    bundle.add_state(self._state_names(group))
-                    for name in self._state_names(group):
-                        flat = np.concatenate([found[id(p)][name].ravel() for p in bundle.params])
-                        bundle.state[name].assign(Tensor(flat, device=bundle.params[0].device))
-
-    def _read(
-        self, group: ParamGroup, saved: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]
-    ) -> tuple[dict[str, Any], float, list[dict[str, np.ndarray]]]:
-        """(options, step count, state of each parameter) that `saved` has for `group`. Raises ValueError."""
-        options = {key: saved[key] for key in group.keys() & saved.keys() - {"params"}}
-        self._check({**group, **saved})
-        kept = [states.get(number, {}) for number in saved["params"]]
-        steps = {float(_array(state["step"])) for state in kept if "step" in state}
-        if len(steps) > 1:
-            raise ValueError(f"{self._name}.load_state_dict: one group has parameters at different steps {steps}")
-        if not steps:  # PyTorch's SGD counts none; its buffers tell whether there were some
-            steps = {float(any(value is not None for state in kept for value in state.values()))}
-        arrays: list[dict[str, np.ndarray]] = []
-        for p, number, state in zip(group["params"], saved["params"], kept, strict=True):
-            arrays.append({})
-            for name in self._state_names({**group, **options}):
-                value = state.get(name)
-                array = np.zeros(p.shape) if value is None else _array(value)
-                if array.shape != p.shape:
-                    raise ValueError(
-                        f"{self._name}.load_state_dict: {name} of parameter {number} has shape {array.shape} in the "
-                        f"state, {p.shape} here"
-                    )
-                arrays[-1][name] = np.asarray(array, p.dtype)
-        return options, steps.pop(), arrays
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "LAMB", "Muon", "Optimizer", "ParamGroup", "RMSprop"]
 
 
 class SGD(Optimizer):
@@ -262,7 +35,7 @@ class SGD(Optimizer):
     p -= lr (g + momentum b) with nesterov, lr b without it, lr g without momentum.
     """
 
-    state_names = ("momentum_buffer",)
+    not_negative = ("momentum", "weight_decay")
 
     def __init__(
         self,
@@ -287,17 +60,15 @@ class SGD(Optimizer):
             ),
         )
 
-    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        return self.state_names if group["momentum"] else ()
+    def _initial_state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"momentum_buffer": 0.0} if group["momentum"] else {}
 
     def _check(self, group: Mapping[str, Any]) -> None:
         super()._check(group)
-        if group["momentum"] < 0:
-            raise ValueError(f"SGD: momentum must not be negative, got {group['momentum']}")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("SGD: nesterov needs a momentum above 0 and dampening 0")
 
-    def _update(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: ParamGroup, context: Any) -> Tensor:
+    def _update(self, p, gradient, state, group, context, like):
         if group["weight_decay"]:
             gradient = gradient + group["weight_decay"] * p
         if group["momentum"]:
@@ -310,14 +81,118 @@ class SGD(Optimizer):
         return p - group.learning_rate * gradient
 
 
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton, 2012; centered: Graves, arXiv 1308.0850).
+
+    g += weight_decay p;  v = α v + (1 - α) g²;  d = sqrt(v) + eps, or with `centered`
+    m = α m + (1 - α) g;  d = sqrt(v - m²) + eps;
+    p -= lr g / d, or with `momentum`  b = momentum b + g / d;  p -= lr b.
+    """
+
+    not_negative = ("alpha", "eps", "momentum", "weight_decay")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr,
+                alpha=alpha,
+                eps=eps,
+                weight_decay=weight_decay,
+                momentum=momentum,
+                centered=centered,
+                maximize=maximize,
+            ),
+        )
+
+    def _initial_state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        wanted = {"square_avg": True, "momentum_buffer": group["momentum"] > 0, "grad_avg": group["centered"]}
+        return {name: 0.0 for name, there in wanted.items() if there}
+
+    def _update(self, p, gradient, state, group, context, like):
+        if group["weight_decay"]:
+            gradient = gradient + group["weight_decay"] * p
+        alpha, square = group["alpha"], state["square_avg"]
+        square.assign(alpha * square + (1 - alpha) * gradient.square())
+        variance = square
+        if group["centered"]:
+            mean = state["grad_avg"]
+            mean.assign(alpha * mean + (1 - alpha) * gradient)
+            variance = square - mean.square()
+        direction = gradient / (variance.sqrt() + group["eps"])
+        if group["momentum"] > 0:
+            momentum = state["momentum_buffer"]
+            momentum.assign(group["momentum"] * momentum + direction)
+            direction = momentum
+        return p - group.learning_rate * direction
+
+
+class Adagrad(Optimizer):
+    """Adagrad (Duchi, Hazan and Singer, JMLR 2011).
+
+    g += weight_decay p;  s += g², from `initial_accumulator_value`;
+    p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps).
+    """
+
+    not_negative = ("lr_decay", "weight_decay", "initial_accumulator_value", "eps")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr,
+                lr_decay=lr_decay,
+                weight_decay=weight_decay,
+                initial_accumulator_value=initial_accumulator_value,
+                eps=eps,
+                maximize=maximize,
+            ),
+        )
+
+    def _initial_state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"sum": group["initial_accumulator_value"]}
+
+    def _prepare(self, group: ParamGroup) -> Tensor:
+        return group.learning_rate / (1 + (group.step - 1) * group["lr_decay"])
+
+    def _update(self, p, gradient, state, group, context, like):
+        if group["weight_decay"]:
+            gradient = gradient + group["weight_decay"] * p
+        total = state["sum"]
+        total.assign(total + gradient.square())
+        return p - context * (gradient / (total.sqrt() + group["eps"]))
+
+
 class Adam(Optimizer):
     """Adam (Kingma and Ba, arXiv 1412.6980); `weight_decay` is added to the gradient.
 
     m = β1 m + (1 - β1) g;  v = β2 v + (1 - β2) g²;
     p -= lr / (1 - β1^t) m / (sqrt(v) / sqrt(1 - β2^t) + eps).
+    With `amsgrad` the largest v so far takes the place of v (Reddi, Kale and Kumar, ICLR 2018).
     """
 
-    state_names = ("exp_avg", "exp_avg_sq")
+    not_negative = ("eps", "weight_decay")
     decoupled_weight_decay = False
 
     def __init__(
@@ -327,28 +202,31 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
         *,
         maximize: bool = False,
     ):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize))
+        super().__init__(
+            params,
+            dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize),
+        )
+
+    def _initial_state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+        return dict.fromkeys(names if group["amsgrad"] else names[:2], 0.0)
 
     def _check(self, group: Mapping[str, Any]) -> None:
         super()._check(group)
-        if not all(0.0 <= beta < 1.0 for beta in group["betas"]):
-            raise ValueError(f"{self._name}: betas must be in [0, 1), got {group['betas']}")
-        if group["eps"] < 0:
-            raise ValueError(f"{self._name}: eps must not be negative, got {group['eps']}")
-        if group.get("amsgrad"):
-            raise ValueError(f"{self._name}: amsgrad is not supported; leave it out")
+        _check_betas(self._name, group["betas"])
+        if group.get("decoupled_weight_decay", self.decoupled_weight_decay) != self.decoupled_weight_decay:
+            raise ValueError(f"{self._name}: weight decay is decoupled in AdamW, and added to the gradient in Adam")
 
     def _prepare(self, group: ParamGroup) -> tuple[Tensor, Tensor]:
-        """lr / (1 - β1^t) and sqrt(1 - β2^t), by expm1: 1 - 0.999 in float32 would have lost three digits."""
-        correction1, correction2 = (
-            -(group.step * (math.log(beta) if beta else -math.inf)).expm1() for beta in group["betas"]
-        )
+        """lr / (1 - β1^t) and sqrt(1 - β2^t)."""
+        correction1, correction2 = _bias_corrections(group)
         return group.learning_rate / correction1, correction2.sqrt()
 
-    def _update(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: ParamGroup, context: Any) -> Tensor:
+    def _update(self, p, gradient, state, group, context, like):
         step_size, root_correction = context
         beta1, beta2 = group["betas"]
         mean, square = state["exp_avg"], state["exp_avg_sq"]
@@ -356,6 +234,10 @@ class Adam(Optimizer):
             gradient = gradient + group["weight_decay"] * p
         mean.assign(beta1 * mean + (1 - beta1) * gradient)
         square.assign(beta2 * square + (1 - beta2) * gradient.square())
+        if group["amsgrad"]:
+            largest = state["max_exp_avg_sq"]
+            largest.assign(largest.maximum(square))
+            square = largest
         if group["weight_decay"] and self.decoupled_weight_decay:
             p = p * (1 - group.learning_rate * group["weight_decay"])
         return p - step_size * (mean / (square.sqrt() / root_correction + group["eps"]))
@@ -373,24 +255,151 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
         *,
         maximize: bool = False,
     ):
-        super().__init__(params, lr, betas, eps, weight_decay, maximize=maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
 
-def _number(value: float, device: Any) -> Tensor:
-    """A 0-d float32 Tensor with memory of its own, which a trace reads afresh, rather than a constant."""
-    return Tensor(np.array(value, np.float32), device=device)
+class LAMB(Optimizer):
+    """LAMB (You et al., arXiv 1904.00962): Adam's direction, scaled for each parameter to the size of the parameter.
+
+    m = β1 m + (1 - β1) g;  v = β2 v + (1 - β2) g²;
+    r = m / (1 - β1^t) / (sqrt(v / (1 - β2^t)) + eps) + weight_decay p;
+    p -= lr |p| / |r| r, where the ratio of the norms is 1 if one of them is 0.
+    """
+
+    not_negative = ("eps", "weight_decay")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize))
+
+    def _initial_state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        super()._check(group)
+        _check_betas("LAMB", group["betas"])
+
+    def _prepare(self, group: ParamGroup) -> tuple[Tensor, Tensor]:
+        return _bias_corrections(group)
+
+    def _update(self, p, gradient, state, group, context, like):
+        correction1, correction2 = context
+        beta1, beta2 = group["betas"]
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.assign(beta1 * mean + (1 - beta1) * gradient)
+        square.assign(beta2 * square + (1 - beta2) * gradient.square())
+        direction = mean / correction1 / ((square / correction2).sqrt() + group["eps"])
+        if group["weight_decay"]:
+            direction = direction + group["weight_decay"] * p
+        scaled = []
+        for own, part in zip(parts(p, like), parts(direction, like), strict=True):
+            size, length = own.square().sum().sqrt(), part.square().sum().sqrt()
+            scaled.append(part * ((size > 0) & (length > 0)).where(size / length, 1.0))
+        return p - group.learning_rate * join(scaled)
 
 
-def _array(value: Any) -> np.ndarray:
-    return value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+class Muon(Optimizer):
+    """Muon (Jordan et al., 2024): momentum, made nearly orthogonal. For the matrices of hidden layers only.
+
+    b = momentum b + (1 - momentum) g;  u = g + momentum (b - g) with nesterov, else b;
+    O = the result of `ns_steps` Newton-Schulz iterations X = a X + (b X Xᵀ + c (X Xᵀ)²) X from u / |u|;
+    p = p (1 - lr weight_decay) - lr r O,  with r = sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns)) for
+    adjust_lr_fn="match_rms_adamw" (Liu et al., arXiv 2502.16982).
+
+    The iterations are done in the parameters' dtype (halves in float32), where PyTorch does them in bfloat16; matrices
+    of one shape are one batch. Raises ValueError for a parameter that is no matrix.
+    """
+
+    not_negative = ("weight_decay", "momentum", "eps")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: Optional[str] = None,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr,
+                weight_decay=weight_decay,
+                momentum=momentum,
+                nesterov=nesterov,
+                ns_coefficients=ns_coefficients,
+                eps=eps,
+                ns_steps=ns_steps,
+                adjust_lr_fn=adjust_lr_fn,
+            ),
+        )
+
+    def _initial_state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"momentum_buffer": 0.0}
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        super()._check(group)
+        if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
+            raise ValueError(
+                f"Muon: adjust_lr_fn must be 'original' or 'match_rms_adamw', not {group['adjust_lr_fn']!r}"
+            )
+        if len(group["ns_coefficients"]) != 3:
+            raise ValueError(f"Muon: ns_coefficients must be three numbers, not {group['ns_coefficients']}")
+        for p in group["params"]:
+            if isinstance(p, Tensor) and p.ndim != 2:
+                raise ValueError(f"Muon: a parameter has shape {p.shape}, no matrix; give it to AdamW")
+
+    def _update(self, p, gradient, state, group, context, like):
+        momentum, mix = state["momentum_buffer"], group["momentum"]
+        momentum.assign(momentum + (1 - mix) * (gradient - momentum))
+        update = gradient + mix * (momentum - gradient) if group["nesterov"] else momentum
+        matrices = parts(update, like)
+        together: dict[tuple[int, int], list[int]] = {}
+        for i, m in enumerate(matrices):
+            together.setdefault((min(m.shape), max(m.shape)), []).append(i)
+        for alike in together.values():
+            wide = Tensor.stack([m if m.shape[0] <= m.shape[1] else m.T for m in (matrices[i] for i in alike)])
+            for i, m in zip(alike, _orthogonalised(wide, group), strict=True):
+                rows, columns = matrices[i].shape
+                ratio = math.sqrt(max(1.0, rows / max(columns, 1)))
+                if group["adjust_lr_fn"] == "match_rms_adamw":
+                    ratio = 0.2 * math.sqrt(max(rows, columns))
+                matrices[i] = (m if rows <= columns else m.T) * ratio
+        return p * (1 - group.learning_rate * group["weight_decay"]) - group.learning_rate * join(matrices)
 
 
-def _check_learning_rate(lr: Any) -> None:
-    if isinstance(lr, Tensor):
-        if lr.shape != ():
-            raise ValueError(f"learning rate must be a number or a 0-d Tensor, not a Tensor of shape {lr.shape}")
-    elif not lr >= 0:
-        raise ValueError(f"learning rate must not be negative, got {lr}")
+def _orthogonalised(x: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """(N, rows, columns) matrices, rows <= columns: with singular values near 1 in place of those that they had."""
+    a, b, c = group["ns_coefficients"]
+    x = x / x.square().sum((1, 2), keepdim=True).sqrt().maximum(group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.transpose(-1, -2)  # (N, rows, rows)
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x
+
+
+def _bias_corrections(group: ParamGroup) -> tuple[Tensor, Tensor]:
+    """1 - β1^t and 1 - β2^t, by expm1: 1 - 0.999 in float32 would have lost three digits."""
+    first, second = (-(group.step * (math.log(beta) if beta else -math.inf)).expm1() for beta in group["betas"])
+    return first, second
+
+
+def _check_betas(name: str, betas: Sequence[float]) -> None:
+    if not all(0.0 <= beta < 1.0 for beta in betas):
+        raise ValueError(f"{name}: betas must be in [0, 1), got {betas}")
