@@ -102,18 +102,19 @@ def mish(self: Tensor) -> Tensor:
 
 
 def _gelu(x: Node) -> Node:
-    return composite("gelu", None, _gelu_gradient, x * (_gelu_tanh(x) * 0.5 + 0.5), x)
+    """Half of 1 + tanh(u) is the logistic function of 2u, which keeps its digits where tanh(u) is near -1."""
+    return composite("gelu", None, _gelu_gradient, x / (make("exp", (-_gelu_inner(x),)) + 1.0), x)
 
 
-def _gelu_tanh(x: Node) -> Node:
-    return make("tanh", (x * (x * x * (GELU_LINEAR * GELU_CUBIC) + GELU_LINEAR),))
+def _gelu_inner(x: Node) -> Node:
+    return x * (x * x * (2 * GELU_LINEAR * GELU_CUBIC) + 2 * GELU_LINEAR)
 
 
 def _gelu_gradient(arg: None, g: Node, y: Node, x: Node):
-    """(1 + t)/2 + (1 - t^2)/2 (a x + 3 a b x^3), with t the tanh of the forward pass."""
-    t = _gelu_tanh(x)
-    inner = x * (x * x * (1.5 * GELU_LINEAR * GELU_CUBIC) + 0.5 * GELU_LINEAR)
-    return (g * ((t * 0.5 + 0.5) + _damped(1.0 - t * t, inner)),)
+    """s + x s (1 - s) 2u', with s the logistic function of 2u."""
+    s = _logistic(_gelu_inner(x))
+    inner = x * (x * x * (6 * GELU_LINEAR * GELU_CUBIC) + 2 * GELU_LINEAR)
+    return (g * (s + _damped(s * (1.0 - s), inner)),)
 
 
 def _gelu_erf(x: Node) -> Node:

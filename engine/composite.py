@@ -15,11 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import pi, sqrt
 from typing import Any, Optional
 
-from ..backends.dtypes import float16
-from .node import Node, constant, make
+from .node import Node, make
 
 
 @dataclass(frozen=True)
@@ -43,18 +41,6 @@ def composite(name: str, arg: Any, rule: Callable, expansion: Node, *inputs: Nod
 
 def _repeat(x: Node, like: Node) -> Node:
     return x.expand(like.shape)
-
-
-def softplus(x: Node) -> Node:
-    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which does not overflow: smooth, though its parts are not."""
-    zero = constant(0.0, x.dtype, x.shape, x.device)
-    tail = make("log1p", (make("exp", (-make("max", (x, -x)),)),))
-    return composite("softplus", None, _softplus_gradient, make("max", (x, zero)) + tail, x)
-
-
-def _softplus_gradient(arg: None, g: Node, y: Node, x: Node):
-    """The logistic function, through tanh."""
-    return (g * (make("tanh", (x * 0.5,)) * 0.5 + 0.5),)
 
 
 def softmax(x: Node, axes: tuple[int, ...]) -> Node:
@@ -108,28 +94,6 @@ def log_softmax(x: Node, axes: tuple[int, ...]) -> Node:
 
 def _log_softmax_gradient(axes: tuple[int, ...], g: Node, y: Node, x: Node):
     return (g - make("exp", (y,)) * _repeat(g.sum(axes), y),)
-
-
-GELU_LINEAR, GELU_CUBIC = sqrt(2 / pi), 0.044715
-
-
-def gelu(x: Node) -> Node:
-    """x/2 (1 + tanh(a x + a b x^3)), with a = sqrt(2/pi) and b = 0.044715 (Hendrycks and Gimpel, 2016)."""
-    return composite("gelu", None, _gelu_gradient, x * (_gelu_tanh(x) * 0.5 + 0.5), x)
-
-
-def _gelu_tanh(x: Node) -> Node:
-    return make("tanh", (x * (x * x * (GELU_LINEAR * GELU_CUBIC) + GELU_LINEAR),))
-
-
-def _gelu_gradient(arg: None, g: Node, y: Node, x: Node):
-    """(1 + t)/2 + (1 - t^2)/2 (a x + 3 a b x^3), with t the tanh of the forward pass."""
-    t = _gelu_tanh(x)
-    if x.dtype == float16:  # x^3 would overflow where 1 - t^2 is long 0, and 0 times infinity is NaN
-        ten = constant(10.0, x.dtype, x.shape, x.device)
-        x = -make("max", (-make("max", (x, -ten)), -ten))
-    inner = x * (x * x * (1.5 * GELU_LINEAR * GELU_CUBIC) + 0.5 * GELU_LINEAR)
-    return (g * ((t * 0.5 + 0.5) + (1.0 - t * t) * inner),)
 
 
 def layernorm(x: Node, axes: tuple[int, ...], eps: float) -> Node:
