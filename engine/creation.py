@@ -99,22 +99,6 @@ def eye(cls: type[Tensor], n: int, m: Optional[int] = None, dtype=None, device: 
     return (rows.unsqueeze(1) == columns).cast(dtype or dtypes.default_float)
 
 
-def tril(self: Tensor, diagonal: int = 0) -> Tensor:
-    """The last two axes' lower triangle, zeros above the given diagonal."""
-    return _triangle(self, diagonal, lower=True)
-
-
-def triu(self: Tensor, diagonal: int = 0) -> Tensor:
-    """The last two axes' upper triangle, zeros below the given diagonal."""
-    return _triangle(self, diagonal, lower=False)
-
-
-def _triangle(x: Tensor, diagonal, lower) -> Tensor:
-    rows, columns = (type(x).arange(n, dtype=dtypes.int32, device=x.device) for n in x.shape[-2:])
-    distance = columns - rows.unsqueeze(1)
-    return (distance <= diagonal if lower else distance >= diagonal).where(x, 0)
-
-
 def _scalar_dtype(value) -> DType:
     if isinstance(value, (bool, np.bool_)):
         return dtypes.bool_

@@ -88,7 +88,7 @@ FUNCTIONS: dict[str, Function] = {
     "reshape": same(lambda x: x.reshape(-1) ** 2),
     "permute": same(lambda x: x.permute(1, 0) ** 2, shapes=MATRICES),
     "expand": Function(lambda x: x.unsqueeze(0).expand(3, *x.shape) ** 3, lambda x: x[None].expand(3, *x.shape) ** 3),
-    "pad": Function(lambda x: x.pad(((1, 2), (0, 1)), 2.0) ** 2, lambda x: TF.pad(x, (0, 1, 1, 2), value=2.0) ** 2,
+    "pad": Function(lambda x: x.pad(((1, 2), (0, 1)), value=2.0) ** 2, lambda x: TF.pad(x, (0, 1, 1, 2), value=2.0) ** 2,
                     shapes=MATRICES),
     "shrink": same(lambda x: x[:, 1:3] ** 3, shapes=[(3, 4), (2, 3)]),
     "flip": Function(lambda x: x.flip(0) * x, lambda x: x.flip(0) * x, shapes=SHAPES[:4]),
