@@ -32,7 +32,7 @@ def as_torch(array: np.ndarray) -> torch.Tensor:
 
 def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).resolve_neg().numpy()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy(force=True)
 
 
 def _results(found: Any) -> list[Any]:
@@ -98,21 +98,20 @@ def theirs(entry: Entry, example: Example) -> Answer:
     wants = _differentiable(entry, example)
     xs = [as_torch(s.numpy()).requires_grad_(want) for s, want in zip(example.samples, wants)]
     try:
-        results = _results(_called(entry, xs))
-        targets = [x for x, want in zip(xs, wants) if want]
-        found = list(results)
-        tensors = [r for r in results if r.requires_grad]
-        for _ in range(entry.derivatives if example.pattern.derivative else 0):
-            if tensors:
-                weights = [torch.from_numpy(w) for w in _cotangents(example, [tuple(t.shape) for t in tensors])]
-                total = sum((t * w.to(t.dtype)).sum() for t, w in zip(tensors, weights))
-                slopes = torch.autograd.grad(total, targets, create_graph=True, materialize_grads=True)
-            else:
-                slopes = [torch.zeros_like(x) for x in targets]
-            found += slopes
-            tensors = [g for g in slopes if g.requires_grad]
+        found = _results(_called(entry, xs))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise Refused(str(error)) from error
+    targets = [x for x, want in zip(xs, wants) if want]
+    tensors = [r for r in found if r.requires_grad]
+    for _ in range(entry.derivatives if example.pattern.derivative else 0):
+        if tensors:
+            weights = [torch.from_numpy(w) for w in _cotangents(example, [tuple(t.shape) for t in tensors])]
+            total = sum((t * w.to(t.dtype)).sum() for t, w in zip(tensors, weights))
+            slopes = torch.autograd.grad(total, targets, create_graph=True, materialize_grads=True)
+        else:
+            slopes = [torch.zeros_like(x) for x in targets]
+        found += slopes
+        tensors = [g for g in slopes if g.requires_grad]
     return _answer(found)
 
 
@@ -201,10 +200,8 @@ def _operand_size(example: Example, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def describe(entry: Entry, example: Example, device: str) -> str:
-    lines = [f"{entry.name} on {device}, {'derivatives' if example.pattern.derivative else 'values'}, of"]
-    for sample in example.samples:
-        array = sample.numpy()
-        lines.append(
-            f"  {array.dtype.name} {array.shape} = {sample.base.tolist()} {sample.base.shape}, then {sample.steps}"
-        )
-    return "\n".join(lines)
+    """What was done, as text that can be pasted."""
+    kind = "derivatives" if example.pattern.derivative else "values"
+    wants = _differentiable(entry, example)
+    operands = [s.code(device, requires_grad=want) for s, want in zip(example.samples, wants)]
+    return "\n".join([f"{entry.name}: {kind} on {device}, of", *operands])
