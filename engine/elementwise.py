@@ -191,31 +191,3 @@ def isinf(self: Tensor, detect_positive: bool = True, detect_negative: bool = Tr
 def isfinite(self: Tensor) -> Tensor:
     """Whether x is neither infinite nor NaN."""
     return (self.isnan() | self.isinf()).logical_not()
-
-
-def cast(self: Tensor, dtype) -> Tensor:
-    """As another dtype. Float to integer truncates and saturates, NaN gives 0; integers wrap; bool is x != 0."""
-    wanted = dtypes.as_dtype(dtype)
-    return self if wanted == self.dtype else self._apply("cast", wanted)
-
-
-def bitcast(self: Tensor, dtype) -> Tensor:
-    """The same bits read as another dtype of the same width."""
-    wanted = dtypes.as_dtype(dtype)
-    return self if wanted == self.dtype else self._apply("bitcast", wanted)
-
-
-def _cast_to(dtype, doc: str):
-    def method(self: Tensor) -> Tensor:
-        return cast(self, dtype)
-
-    method.__doc__ = doc
-    return method
-
-
-float_ = _cast_to(dtypes.float32, "As float32.")
-half = _cast_to(dtypes.float16, "As float16.")
-double = _cast_to(dtypes.float64, "As float64.")
-int_ = _cast_to(dtypes.int32, "As int32.")
-long = _cast_to(dtypes.int64, "As int64.")
-bool_ = _cast_to(dtypes.bool_, "As bool: x != 0.")

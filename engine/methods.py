@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from . import (
     activations,
     arithmetic,
+    casting,
     convolution,
     creation,
     einsum,
@@ -79,9 +80,11 @@ class Methods:
     where, masked_fill = elementwise.where, elementwise.masked_fill
     __neg__, __abs__, __invert__ = elementwise.neg, elementwise.abs_, elementwise.bitwise_not
 
-    cast, bitcast = elementwise.cast, elementwise.bitcast
-    float, half, double = elementwise.float_, elementwise.half, elementwise.double
-    int, long, bool = elementwise.int_, elementwise.long, elementwise.bool_
+    # --- dtypes ---------------------------------------------------------------------------------------------------
+
+    cast, bitcast, is_floating_point = casting.cast, casting.bitcast, casting.is_floating_point
+    half, bfloat16, float, double = casting.half, casting.bfloat16, casting.float_, casting.double
+    short, int, long, bool = casting.short, casting.int_, casting.long, casting.bool_
 
     # --- activations ----------------------------------------------------------------------------------------------
 

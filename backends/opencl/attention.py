@@ -160,8 +160,9 @@ class _Attention:
         down, right = (self.w.number(f"to_{name}_{axis}", view.strides[i]) for axis, i in (("down", -2), ("right", -1)))
         with w.block(f"for (int l = 0; l < {self.lanes} && own + l < {self.own_rows}; l++)"):
             with w.block(f"for (int d = 0; d < {width}; d++)"):
-                at, value = f"to_{name} + (own + l) * {down} + d * {right}", f"{array}[d * {self.lanes} + l]"
-                w.line(w.code(functions.write(f"y{number}", at, value, self.kernel.output_dtypes[number])))
+                at, dtype = f"to_{name} + (own + l) * {down} + d * {right}", self.kernel.output_dtypes[number]
+                value = w.code(functions.rounded(functions.Text(f"{array}[d * {self.lanes} + l]"), dtype))
+                w.line(functions.write(f"y{number}", at, value, dtype))
 
     def _scores(self, out: str, name: str, own: str, width: int) -> None:
         """out[j][l] = sum_d other[j][d] own[d][l] over the block; `name` is the operand whose rows are the others."""

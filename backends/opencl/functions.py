@@ -35,13 +35,6 @@ def storage_type(dtype: DType) -> str:
     return HALF_TYPES[dtype.name][0] if is_half(dtype) else COMPUTE_TYPES[dtype.name]
 
 
-class Text(NamedTuple):
-    """A C expression and the helpers that it calls, as (helper name, dtype) pairs."""
-
-    code: str
-    helpers: tuple[tuple[str, DType], ...] = ()
-
-
 def read(pointer: str, position: str, dtype: DType) -> str:
     """The element of `dtype` at a position, in the compute type."""
     if dtype == float16:
@@ -50,13 +43,12 @@ def read(pointer: str, position: str, dtype: DType) -> str:
     return f"as_float((uint){element} << 16)" if is_half(dtype) else element
 
 
-def write(pointer: str, position: str, value: str, dtype: DType) -> Text:
-    """The statement that stores a value of the compute type, rounded if it has not been."""
+def write(pointer: str, position: str, value: str, dtype: DType) -> str:
+    """The statement that stores a value of `dtype`, as held in the compute type."""
     if dtype == float16:
-        return Text(f"vstore_half_rte({value}, {position}, {pointer});")
-    if not is_half(dtype):
-        return Text(f"{pointer}[{position}] = {value};")
-    return Text(f"{pointer}[{position}] = as_uint(round_bfloat({value})) >> 16;", (("round_bfloat", dtype),))
+        return f"vstore_half_rte({value}, {position}, {pointer});"
+    bits = f"as_uint({value}) >> 16" if is_half(dtype) else value
+    return f"{pointer}[{position}] = {bits};"
 
 
 def wrap_type(dtype: DType) -> str:
@@ -340,6 +332,13 @@ def reduction_start(op: str, dtype: DType) -> str:
     if op == "reduce_max" and not is_bool(dtype):
         return literal(-np.inf if is_float(dtype) else np.iinfo(dtype).min, dtype)
     return literal(1 if op == "reduce_prod" else 0, dtype)
+
+
+class Text(NamedTuple):
+    """A C expression and the helpers that it calls, as (helper name, dtype) pairs."""
+
+    code: str
+    helpers: tuple[tuple[str, DType], ...] = ()
 
 
 def elementwise(op: str, operands: list[str], dtype: DType, operand_dtype: DType) -> Text:

@@ -149,7 +149,7 @@ def _scatter(kernel: Kernel, shapes: Shapes, specialise: bool) -> Rendered:
         return f"{row} * {width} + first + {lane}"
 
     def put(value: str, at: str) -> str:
-        return w.code(functions.write("y0", at, value, dtype))
+        return functions.write("y0", at, value, dtype)
 
     if not s.replace:
         with w.block(f"for ({w.index} r = start; r < end; r++)"):

@@ -138,7 +138,7 @@ class Writer:
 
     def store(self, number: int, view: View, coords: Sequence[str], value: str) -> None:
         position = self.position(f"y{number}", view, coords)
-        self.line(self.code(functions.write(f"y{number}", position, value, self.kernel.output_dtypes[number])))
+        self.line(functions.write(f"y{number}", position, value, self.kernel.output_dtypes[number]))
 
     def values(
         self, wanted: Iterable[int], coords: Sequence[str], names: dict[int, str], reduced: bool = False
