@@ -7,18 +7,24 @@ Each entry gets 100 examples and more on each backend; `surface/entry.py` says w
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from math import prod
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from surface import table
+from surface.elsewhere import ELSEWHERE
 from surface.entry import Entry
 from surface.examples import Draw, Example, examples, wanted_features
 from surface.judge import Answer, Refused, compare, describe, ours, read, theirs
 
-from clgrad import Device, Tensor
+from clgrad import Device, Tensor, nn
+from clgrad.engine.methods import Methods
+from clgrad.nn import functional, optim
+from clgrad.nn.module import Module
 
 ENTRIES = table()
 LEAST = 100  # examples an entry and backend
@@ -109,3 +115,55 @@ def test_an_entry_is_what_torch_says(device, name, data, seed):
     assert count >= LEAST, f"{name}: torch refused all but {count} examples"
     missing = wanted_features(entry) - set(features)
     assert not missing, f"{name}: {sorted(missing)} never occurred in {count} examples: {dict(features)}"
+
+
+# --- what the table holds ---------------------------------------------------------------------------------------------
+
+OPERATORS = {name for name in vars(Methods) if name.startswith("__") and callable(getattr(Methods, name))} - {
+    "__hash__"
+}
+
+
+def classes(module, base: type) -> set[str]:
+    """The public classes of a module that are a `base`, without that itself."""
+    found = {name for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, base)}
+    return {name for name in found if not name.startswith("_") and getattr(module, name) is not base}
+
+
+def surface() -> set[str]:
+    """Every public name that an entry must cover."""
+    methods = {name for name in dir(Tensor) if not name.startswith("_")} | OPERATORS
+    functions = {name for name, value in vars(functional).items() if inspect.isfunction(value)}
+    return {
+        *(f"Tensor.{name}" for name in methods),
+        *(f"nn.{name}" for name in classes(nn, Module)),
+        *(f"nn.functional.{name}" for name in functions if not name.startswith("_")),
+        *(f"nn.optim.{name}" for name in classes(optim, optim.Optimizer)),
+    }
+
+
+def test_every_public_name_is_in_the_table():
+    covered = {name for entry in ENTRIES.values() for name in entry.covers}
+    missing = surface() - covered - set(ELSEWHERE)
+    assert not missing, (
+        f"no entry of tests/surface covers {sorted(missing)}: write one, or name the test in tests/surface/elsewhere.py"
+    )
+
+
+def test_the_table_covers_nothing_that_is_not_public_and_nothing_twice():
+    covered = {name for entry in ENTRIES.values() for name in entry.covers}
+    assert covered <= surface(), f"there is no {sorted(covered - surface())}"
+    assert not covered & set(ELSEWHERE), f"{sorted(covered & set(ELSEWHERE))} need no excuse"
+    assert set(ELSEWHERE) <= surface(), f"there is no {sorted(set(ELSEWHERE) - surface())}"
+
+
+@pytest.mark.parametrize("test", sorted(set(ELSEWHERE.values())))
+def test_what_is_tested_elsewhere_is(test):
+    file, _, function = test.partition("::")
+    text = (Path(__file__).parent / file).read_text()
+    assert f"def {function}(" in text
+
+
+def test_a_tolerance_above_the_usual_has_a_reason():
+    for entry in ENTRIES.values():
+        assert entry.tolerance <= 1e-4 or entry.why, entry.name

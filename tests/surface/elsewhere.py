@@ -1,0 +1,13 @@
+"""Public names that no entry of the table covers, and the tests that hold them instead.
+
+Here is what is no function of Tensors' values: identity, reading, memory, randomness. The tests that are named exist;
+`tests/test_surface.py` looks.
+"""
+
+from __future__ import annotations
+
+_ASSIGNMENT = "test_assignment.py::test_assignment_to_a_part_rebinds_and_leaves_earlier_views_alone"
+
+ELSEWHERE: dict[str, str] = {
+    "Tensor.__setitem__": _ASSIGNMENT,
+}
