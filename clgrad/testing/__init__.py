@@ -12,16 +12,22 @@ try:
 except ImportError as error:
     raise ImportError('clgrad.testing needs Hypothesis: pip install "clgrad[testing]"') from error
 
+from .gradients import GradientError, NotCheckable, NotDifferentiable, gradcheck, gradgradcheck
 from .sample import FEATURES, Sample
 from .strategies import LAYOUTS, axes, broadcastable_shapes, dtypes, indices, operands, shapes, tensors
 
 __all__ = [
     "FEATURES",
     "LAYOUTS",
+    "GradientError",
+    "NotCheckable",
+    "NotDifferentiable",
     "Sample",
     "axes",
     "broadcastable_shapes",
     "dtypes",
+    "gradcheck",
+    "gradgradcheck",
     "indices",
     "operands",
     "shapes",
