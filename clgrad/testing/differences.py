@@ -1,8 +1,8 @@
 """The slope of a function along a line, measured, with what is known about how good the measurement is.
 
-Central differences at h and h/2 are combined (Richardson) to be exact up to the fifth power of h. They are compared with
-the expected slope at once; only if they disagree, or if the slopes of the two sides do, h is made smaller, down to where
-the rounding of float64 takes over. What is left then is told apart:
+Central differences at h and h/2 are combined (Richardson) to be exact up to the fourth power of h. They are compared
+with the expected slope at once; only if they disagree, or if the slopes of the two sides do, h is made smaller, down to
+where the rounding of float64 takes over. What is left then is told apart:
 
 - *smooth*: successive steps agree with one another, and the expected slope is wrong
 - *kink*: the slopes from the left and from the right differ however small the step; there is no right answer here
@@ -32,7 +32,7 @@ ROUNDING = 16  # how many roundings an output may carry
 
 
 class Slope(NamedTuple):
-    """`kind` is "agrees" or as in the module's text; `error` bounds that of `value`; `sides` are the one-sided slopes."""
+    """`kind` is "agrees" or as above; `error` bounds that of `value`; `sides` are the slopes from left and right."""
 
     kind: str
     value: float

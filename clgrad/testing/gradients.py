@@ -64,7 +64,7 @@ class NotCheckable(AssertionError):
 
 @dataclass
 class Function:
-    """A function of Tensors as one of float64 arrays: which arguments are differentiated, and how they lie in memory."""
+    """A function of Tensors as one of float64 arrays, and which of its arguments are differentiated."""
 
     fn: Callable[..., Any]
     arguments: list[Any]
@@ -131,7 +131,7 @@ def gradcheck(
 
     `inputs` are arrays, `Sample`s or Tensors; whatever else there is, integers included, is passed on as it is. Floats
     become float64: arrays and samples on `device`, Tensors on their own, which must have float64. `tolerance` is
-    relative to the larger of the two values compared; to it comes the rounding of float64 that the step admits, no more.
+    relative to the larger of the two values compared; to it comes the rounding of float64 that the step admits.
 
     Raises GradientError for a wrong gradient, NotDifferentiable where the slopes from left and right differ (choose
     other inputs: no tolerance makes such a point right), NotCheckable for a function that is not deterministic or not
