@@ -19,7 +19,7 @@ from functools import reduce
 from math import log, pi, prod, sqrt
 from typing import Optional
 
-from ..backends.dtypes import accumulator, bool_
+from ..backends.dtypes import accumulator, bool_, is_float
 from . import attention, profile
 from .node import Node, attribute, constant, iota, make, topological
 from .scan import others
@@ -89,7 +89,8 @@ def _attention_gradient(g: Node, y: Node, *src: Node):
     """Of the output another kernel; of what that kernel computes, the gradient of its expansion."""
     if y.arg.result == "output":
         return attention.gradient(g, y)
-    found = _pull_back([(attention.expansion(y), g)], src.__contains__)
+    inside = [(attention.expansion(y), g)]
+    found = _pull_back(inside, src.__contains__, lambda node: () if node in src else differentiable_sources(node))
     return tuple(found.get(s) for s in src)
 
 
@@ -223,24 +224,28 @@ NO_GRADIENT = (
 @profile.span("gradient")
 def gradients(y: Node, g: Node) -> dict[Node, Node]:
     """The gradient of every leaf that `y` depends on and that wants one, given `g`, the gradient of `y`."""
-    return _pull_back([(y, g)], lambda node: node.owner is not None)
+    return _pull_back([(y, g)], lambda node: node.owner is not None, differentiable_sources)
 
 
 @profile.span("gradient")
 def pull_back(starts: Sequence[tuple[Node, Node]], targets: Collection[Node]) -> dict[Node, Node]:
-    """The gradient of each of `targets` on which the nodes of `starts` depend, given the gradients of those."""
-    ends = set(targets).__contains__
+    """The gradient of each of `targets` on which the nodes of `starts` depend, given the gradients of those.
+
+    Targets may depend on one another. Those that require no grad are looked for along all floats.
+    """
+    sources = differentiable_sources if all(t.requires_grad for t in targets) else _float_sources
     useful: set[Node] = set(targets)  # and what is on the way to them
-    for node in topological([y for y, _ in starts], lambda node: () if ends(node) else differentiable_sources(node)):
-        if not useful.isdisjoint(differentiable_sources(node)):
+    for node in topological([y for y, _ in starts], sources):
+        if not useful.isdisjoint(sources(node)):
             useful.add(node)
-    return _pull_back([(y, g) for y, g in starts if y in useful], ends, useful)
+    road = [(y, g) for y, g in starts if y in useful]
+    return _pull_back(road, set(targets).__contains__, lambda node: tuple(s for s in sources(node) if s in useful))
 
 
 def _pull_back(
-    starts: Sequence[tuple[Node, Node]], ends: Callable[[Node], bool], useful: Optional[set[Node]] = None
+    starts: Sequence[tuple[Node, Node]], wanted: Callable[[Node], bool], sources: Callable[[Node], tuple[Node, ...]]
 ) -> dict[Node, Node]:
-    """The gradient of every node that `starts` depend on and at which the road back ends; by `useful` nodes only."""
+    """The gradient of every wanted node that `starts` depend on, on the road back that `sources` tells."""
     found: dict[Node, Optional[Node]] = {}
     for y, g in starts:
         before = found.get(y)
@@ -248,15 +253,17 @@ def _pull_back(
     cuts: dict[Node, dict[Bounds, Node]] = {}  # gradients of what a node was shrunk to
     result: dict[Node, Node] = {}
     try:
-        for node in reversed(topological(found, lambda node: () if ends(node) else differentiable_sources(node))):
+        for node in reversed(topological(found, sources)):
             g_node = found.pop(node, None)
             if node in cuts:
                 whole = _joined(node, cuts.pop(node))
                 g_node = whole if g_node is None else g_node + whole
             if g_node is None:
                 continue
-            if ends(node):
+            if wanted(node):
                 result[node] = g_node
+            following = sources(node)
+            if not following:
                 continue
             attribute(node.where)
             if node.op == "shrink":
@@ -264,7 +271,7 @@ def _pull_back(
                 pieces[node.arg] = g_node if node.arg not in pieces else pieces[node.arg] + g_node
                 continue
             for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):
-                if part is not None and (source.requires_grad if useful is None else source in useful):
+                if part is not None and source in following:
                     before = found.get(source)
                     found[source] = part if before is None else before + part
     finally:
@@ -291,3 +298,11 @@ def differentiable_sources(node: Node) -> tuple[Node, ...]:
         return ()
     sources = node.src[1:] if node.op == "composite" else node.src
     return tuple(s for s in sources if s.requires_grad)
+
+
+def _float_sources(node: Node) -> tuple[Node, ...]:
+    """The sources through which a gradient could flow, wanted or not."""
+    if node.owner is not None or node.op in NO_GRADIENT:
+        return ()
+    sources = node.src[1:] if node.op == "composite" else node.src
+    return tuple(s for s in sources if is_float(s.dtype))

@@ -31,7 +31,7 @@ from . import creation, elementwise, movement, trace
 from . import node as nodes
 from . import realize as realizing
 from .device import Device
-from .gradient import gradients
+from .gradient import gradients, pull_back
 from .methods import Methods
 from .node import Node
 from .ops import ShapeError
@@ -325,16 +325,33 @@ class Tensor(Methods):
             else:
                 before.assign(before + part)
 
-    def gradient(self, *targets: Tensor, gradient: Optional[Tensor] = None) -> list[Tensor]:
+    def gradient(
+        self, *targets: Tensor, gradient: Optional[Tensor] = None, materialize_grads: builtins.bool = True
+    ) -> list[Tensor]:
         """The gradients of this Tensor for each of `targets`, differentiable in turn; `.grad` is left alone.
 
-        A target that this Tensor does not depend on gets zeros.
+        A target is any Tensor that this one was computed from: a leaf, with requires_grad or without, or a value on
+        the way. (Equal expressions are one value: the gradient for x * 2 is that for every x * 2.) `gradient` (this
+        Tensor's shape) is needed unless this Tensor has one element. A target that requires grad and that this Tensor
+        does not depend on gets zeros, or with materialize_grads=False a RuntimeError.
+
+        Raises RuntimeError for a target that is not found; TypeError for one that is not of floats; ShapeError.
         """
-        found = self._gradients(gradient)
+        sought = []
         for t in targets:
-            if t.node.owner is None:
-                raise ValueError("gradient: every target must be a leaf with requires_grad=True")
-        return [Tensor._wrap(found[t.node]) if t.node in found else t.zeros_like() for t in targets]
+            sought.append(t.node)
+            if not is_float(t.dtype):
+                raise TypeError(f"gradient: only floats have gradients, and a target is {t.dtype}; cast first")
+            if t.node.op in ("const", "random") and t.node.owner is None:
+                raise RuntimeError("gradient: a constant is no target; make it one with requires_grad=True")
+        found = pull_back([(self.node, self._seed("gradient", gradient))], sought)
+        for node in sought:
+            if node not in found and not (materialize_grads and node.requires_grad):
+                raise RuntimeError(
+                    f"gradient: this Tensor does not depend on a target of shape {node.shape}, or no longer knows: "
+                    "what has been computed keeps its history only for what has requires_grad=True"
+                )
+        return [Tensor._wrap(found[n]) if n in found else t.zeros_like() for n, t in zip(sought, targets, strict=True)]
 
     def _gradients(self, gradient: Optional[Tensor]) -> dict[Node, Node]:
         node = self.node
@@ -343,17 +360,19 @@ class Tensor(Methods):
                 "backward: this Tensor depends on nothing with requires_grad=True; "
                 "set it on the parameters, and do not compute under no_grad() what is to be differentiated"
             )
+        return gradients(node, self._seed("backward", gradient))
+
+    def _seed(self, op: str, gradient: Optional[Tensor]) -> Node:
+        """The gradient of the result: what was given, or 1."""
+        if not is_float(self.dtype):
+            raise TypeError(f"{op}: only floats have gradients, not {self.dtype}")
         if gradient is None:
             if self.numel() != 1:
-                raise ShapeError(
-                    f"backward: shape {self.shape} is no scalar; reduce it, or pass gradient= of that shape"
-                )
-            start = nodes.constant(1, node.dtype, node.shape, node.device)
-        else:
-            if gradient.shape != self.shape:
-                raise ShapeError(f"backward: a gradient of shape {gradient.shape} does not fit {self.shape}")
-            start = gradient.cast(self.dtype).node
-        return gradients(node, start)
+                raise ShapeError(f"{op}: shape {self.shape} is no scalar; reduce it, or pass gradient= of that shape")
+            return nodes.constant(1, self.dtype, self.shape, self.device)
+        if gradient.shape != self.shape:
+            raise ShapeError(f"{op}: a gradient of shape {gradient.shape} does not fit {self.shape}")
+        return gradient.cast(self.dtype).node
 
     def detach(self) -> Tensor:
         """The same value without its history."""
