@@ -72,25 +72,26 @@ def _windows_gradient(arg, g: Node, y: Node, x: Node):
 
 def overlaid(x: Node, shape: Shape, size: Shape, stride: Shape, dilation: Shape) -> Node:
     """(..., *places, *size) -> (..., *shape): windows put where `windows` sees them, and added up."""
-    arg, rank = (shape, size, stride, dilation), len(shape)
-    first = len(x.shape) - 2 * rank
-    if 0 in x.shape:
-        return constant(0, x.dtype, (*x.shape[:first], *shape), x.device)
-    spread = x
-    for axis, gap in enumerate(dilation, first + rank):
-        if gap > 1:  # zeros between the elements of a window
-            spread = placed(spread.reshape((*spread.shape, 1)), axis, 1, gap, (size[axis - first - rank] - 1) * gap + 1)
-    if prod(-(-n // step) for n, step in zip(spread.shape[first + rank :], stride)) <= MOST_PARTS:
-        whole = _overlaid_at_once(spread, first, shape, stride)
-    else:
-        whole = spread
-        for axis in reversed(range(rank)):
-            whole = placed(whole, first + axis, whole.shape[-1], stride[axis], shape[axis])
-    return composite("overlaid", arg, _overlaid_gradient, whole, x)
+    arg, first = (shape, size, stride, dilation), len(x.shape) - 2 * len(shape)
+    return composite("overlaid", arg, _overlaid_gradient, _overlaid(x, first, *arg), x)
 
 
 def _overlaid_gradient(arg, g: Node, y: Node, x: Node):
     return (windows(g, *arg[1:]),)
+
+
+def _overlaid(x: Node, first: int, shape: Shape, size: Shape, stride: Shape, dilation: Shape) -> Node:
+    if 0 in x.shape:
+        return constant(0, x.dtype, (*x.shape[:first], *shape), x.device)
+    inner = first + len(shape)
+    for axis, (n, gap) in enumerate(zip(size, dilation), inner):
+        if gap > 1:  # zeros between the elements of a window
+            x = placed(x.reshape((*x.shape, 1)), axis, 1, gap, (n - 1) * gap + 1)
+    if prod(-(-n // step) for n, step in zip(x.shape[inner:], stride)) <= MOST_PARTS:
+        return _overlaid_at_once(x, first, shape, stride)
+    for axis in reversed(range(len(shape))):
+        x = placed(x, first + axis, x.shape[-1], stride[axis], shape[axis])
+    return x
 
 
 def _overlaid_at_once(x: Node, first: int, shape: Shape, stride: Shape) -> Node:

@@ -23,6 +23,7 @@ from . import (
     indexing,
     movement,
     pieces,
+    pooling,
     products,
     random,
     reduction,
@@ -161,5 +162,6 @@ class Methods:
     __matmul__, __rmatmul__ = products.matmul, products.rmatmul
     einsum = staticmethod(einsum.einsum)
     conv2d, conv_transpose2d = convolution.conv2d, convolution.conv_transpose2d
+    avg_pool2d, max_pool2d, max_unpool2d = pooling.avg_pool2d, pooling.max_pool2d, pooling.max_unpool2d
     scaled_dot_product_attention = products.scaled_dot_product_attention
     dropout = random.dropout
