@@ -1,122 +1,384 @@
-"""Indexing: parts of a Tensor by number, slice, Tensor or mask, read and assigned.
+"""Indexing: parts of a Tensor by number, slice, mask or other Tensors, read and assigned.
+
+An index is taken apart into two steps. First each axis is *cut* to a part of it, which is movement and copies nothing:
+integers, slices (with steps of either sign), None and ... do no more. What remains are *lookups*: an integer Tensor for
+some of the axes, which broadcast together and are made into one number for each row to be taken. A mask is as many
+lookups as it has dimensions, at the places where it holds; those depend on its values, so it is read, which jit cannot
+do (but for an assignment of one value to all of them, which is a `where`).
+
+The meaning is PyTorch's, with NumPy's negative steps: the dimensions of lookups stand where the first of them stood if
+the lookups are neighbours, and otherwise in front; integers and Tensors without dimensions are no neighbours of
+anything. Outside of an axis, numbers raise IndexError, Tensors by the next read of what was computed with them.
 
 >>> from clgrad import Tensor
 >>> x = Tensor.arange(6).reshape(2, 3)
->>> x[:, ::-1].tolist(), x[1, [2, 0]].tolist()
-([[2, 1, 0], [5, 4, 3]], [5, 3])
+>>> x[:, ::-1].tolist(), x[1, [2, 0]].tolist(), x[x > 2].tolist()
+([[2, 1, 0], [5, 4, 3]], [5, 3], [3, 4, 5])
+>>> x[:, 1:] = 7
+>>> x.tolist()
+[[0, 7, 7], [3, 7, 7]]
 """
 
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from operator import index as whole
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
+import numpy as np
+
+from ..backends.dtypes import int32, int64, is_bool, is_int, uint32, uint64
+from . import trace
 from .elementwise import broadcast_shape
-from .movement import axis_of
 from .ops import ShapeError
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
+Array = Union["Tensor", np.ndarray]
+Item = Union[None, int, slice, Array]
+FAR = 2**31  # from as many elements on, they are counted in 64 bits
 
-def getitem(self: Tensor, index: Any) -> Tensor:
-    """Integers, slices, None, ... and integer Tensors (or lists of integers), as in NumPy.
 
-    Several integer Tensors broadcast together; the result has their shape where the first of them stood. Negative
-    entries count from the end. A bool mask has no static shape and is not supported: use `where`.
+class Cut(NamedTuple):
+    """`length` elements of an axis from `start` on, `step` apart."""
+
+    start: int
+    length: int
+    step: int
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The part of the axis that they lie in."""
+        last = self.start + (self.length - 1) * self.step
+        return (min(self.start, last), max(self.start, last) + 1) if self.length else (0, 0)
+
+
+class Index(NamedTuple):
+    """An index of a Tensor: a cut of each axis, then lookups.
+
+    `shape` is what the cuts leave, without the axes of integers and with a 1 for each None; `places` says for each axis
+    of the Tensor where it is in there (None: nowhere), `lookups` which of those axes are looked up by what.
     """
-    items = _full_index(self, index)
-    x = self
-    shape: list[int] = []
-    advanced: list[tuple[int, Tensor]] = []
-    axis = 0
-    for item in items:
-        if item is None:
-            shape.append(1)
-            continue
-        size = self.shape[axis]
-        if isinstance(item, slice):
-            x, n = _slice(x, axis, item)
-            shape.append(n)
-        elif isinstance(item, int):
-            if not -size <= item < size:
-                raise IndexError(f"index {item} is out of range for axis {axis} of shape {self.shape}")
-            start = item % size
-            x = x.shrink([(start, start + 1) if a == axis else None for a in range(x.ndim)])
-        else:
-            advanced.append((len(shape), item))
-            shape.append(size)
-        axis += 1
-    x = x.reshape(tuple(shape))
-    return _take_along(x, advanced) if advanced else x
+
+    cuts: list[Cut]
+    shape: tuple[int, ...]
+    places: list[Optional[int]]
+    lookups: list[tuple[int, Array]]
 
 
-def _full_index(self: Tensor, index: Any) -> list:
-    """The index with one entry for each axis (and each None), Tensors checked."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    tensor_type = type(self)
-    for i, item in enumerate(items):
-        if isinstance(item, (list, range)) or (hasattr(item, "__array__") and not isinstance(item, tensor_type)):
-            item = tensor_type(list(item) if isinstance(item, range) else item, device=self.device)
-            items[i] = int(item.item()) if item.ndim == 0 else item
-        if isinstance(items[i], tensor_type) and items[i].dtype.kind not in "iu":
-            raise IndexError(f"an index Tensor must hold integers, not {items[i].dtype}; for a mask use where()")
-        if isinstance(items[i], bool):
-            raise IndexError("True and False are not indices; for a mask use where()")
-    used = sum(item is not None and item is not Ellipsis for item in items)
-    if used > self.ndim:
-        raise IndexError(f"{used} indices for the {self.ndim} dimensions of shape {self.shape}")
-    rest = [slice(None)] * (self.ndim - used)
+# --- taking an index apart ----------------------------------------------------------------------------------------
+
+
+def _items(x: Tensor, index: Any) -> list[Item]:
+    """One item for each axis (a mask: for several) and each None; arrays are integers or bools."""
+    items = [_item(x, item) for item in (index if isinstance(index, tuple) else (index,))]
     dots = [i for i, item in enumerate(items) if item is Ellipsis]
     if len(dots) > 1:
         raise IndexError("an index may hold only one ...")
-    return items[: dots[0]] + rest + items[dots[0] + 1 :] if dots else items + rest
+    used = sum(_axes_used(item) for item in items)
+    if used > x.ndim:
+        raise IndexError(f"{used} indices for the {x.ndim} dimensions of shape {x.shape}")
+    at = dots[0] if dots else len(items)
+    return items[:at] + [slice(None)] * (x.ndim - used) + items[at + 1 :]
 
 
-def _slice(x: Tensor, axis: int, item: slice) -> tuple[Tensor, int]:
-    """Axis `axis` of x cut by a slice, and its new size. Steps are a reshape of what a stride would skip."""
-    start, stop, step = item.indices(x.shape[axis])
-    length = len(range(start, stop, step))
-    if step < 0:
-        start, step = start + (length - 1) * step, -step
-        flipped = True
-    else:
-        flipped = False
-    end = start + length * step if length else start
-    whole = min(end, x.shape[axis])
-    x = x.shrink([(start, max(whole, start)) if a == axis else None for a in range(x.ndim)])
-    if step > 1 and length:
-        x = x.pad([(0, end - whole) if a == axis else None for a in range(x.ndim)])
-        x = x.reshape((*x.shape[:axis], length, step, *x.shape[axis + 1 :]))
-        x = x.shrink([(0, 1) if a == axis + 1 else None for a in range(x.ndim)])
-        x = x.reshape((*x.shape[:axis], length, *x.shape[axis + 2 :]))
-    return (x.flip(axis) if flipped and length > 1 else x), length
+def _item(x: Tensor, item: Any) -> Any:
+    if item is None or item is Ellipsis or isinstance(item, slice):
+        return item
+    if isinstance(item, type(x)):
+        if not is_int(item.dtype) and not is_bool(item.dtype):
+            raise IndexError(f"an index Tensor holds integers, or bools for a mask, not {item.dtype}")
+        return item
+    if isinstance(item, (list, tuple, range, np.ndarray, np.generic, bool)):
+        array = np.array(item)
+        if not array.size and array.dtype.kind == "f" and not isinstance(item, np.ndarray):
+            array = array.astype(np.int64)
+        if array.dtype.kind not in "biu":
+            raise IndexError(f"an index holds integers, or bools for a mask, not {array.dtype}")
+        return array if array.ndim or array.dtype.kind == "b" else int(array)
+    try:
+        return whole(item)
+    except TypeError:
+        raise IndexError(
+            f"integers, slices, None, ..., lists, arrays and Tensors are indices; {type(item).__name__} is none"
+        ) from None
 
 
-def _take_along(x: Tensor, advanced: list[tuple[int, Tensor]]) -> Tensor:
-    """x indexed by integer Tensors at the given axes, in one lookup of rows."""
-    axes = [axis for axis, _ in advanced]
-    shape = broadcast_shape("index", *(t.shape for _, t in advanced))
-    rest = [a for a in range(x.ndim) if a not in axes]
-    rows = x.permute(*axes, *rest) if axes + rest != list(range(x.ndim)) else x
-    flat = None
-    for axis, t in advanced:
-        size = x.shape[axis]
-        t = t.cast("int64" if t.dtype == "uint64" or size > 2**31 or x.numel() > 2**31 else "int32")
-        t = (t < 0).where(t + size, t)
-        if flat is None:
-            flat = t.broadcast_to(shape)
+def _is_mask(item: Any) -> bool:
+    return not isinstance(item, (int, slice)) and item is not None and item is not Ellipsis and is_bool(item.dtype)
+
+
+def _axes_used(item: Any) -> int:
+    if item is None or item is Ellipsis:
+        return 0
+    return item.ndim if _is_mask(item) else 1
+
+
+def _parsed(x: Tensor, items: list[Item]) -> Index:
+    """The cuts and lookups that `items` say. Reads masks."""
+    cuts: list[Cut] = []
+    shape: list[int] = []
+    places: list[Optional[int]] = []
+    lookups: list[tuple[int, Array]] = []
+    for item in items:
+        axis = len(cuts)
+        if item is None:
+            shape.append(1)
+        elif isinstance(item, slice):
+            start, stop, step = item.indices(x.shape[axis])
+            cuts.append(Cut(start, len(range(start, stop, step)), step))
+            places.append(len(shape))
+            shape.append(cuts[-1].length)
+        elif isinstance(item, int):
+            size = x.shape[axis]
+            if not -size <= item < size:
+                raise IndexError(f"index {item} is out of range for axis {axis} of shape {x.shape}")
+            cuts.append(Cut(item % size, 1, 1))
+            places.append(None)
         else:
-            # An index out of range must not become another row's: -1 stays out of range in the product.
-            bad = (t < 0) | (t >= size) | (flat < 0)
-            flat = bad.broadcast_to(shape).where(-1, flat * size + t)
-    assert flat is not None
-    picked = rows.reshape((prod(x.shape[a] for a in axes), *(x.shape[a] for a in rest))).take(flat)
-    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
-    if axes[0] and adjacent:
-        order = [len(shape) + i for i in range(axes[0])] + list(range(len(shape)))
-        return picked.permute(*order, *range(len(order), picked.ndim))
-    return picked
+            numbers = _held(item, x.shape[axis : axis + item.ndim]) if _is_mask(item) else [item]
+            if _is_mask(item) and not item.ndim:  # takes no axis, and makes one of size 0 or 1
+                lookups.append((len(shape), numbers[0]))
+                shape.append(1)
+                continue
+            for number in numbers:
+                lookups.append((len(shape), number))
+                cuts.append(Cut(0, x.shape[len(cuts)], 1))
+                places.append(len(shape))
+                shape.append(cuts[-1].length)
+    return Index(cuts, tuple(shape), places, lookups)
+
+
+def _held(mask: Array, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Where a mask holds: numbers along each of its axes."""
+    if mask.shape != shape:
+        raise IndexError(f"a mask of shape {mask.shape} does not fit axes of sizes {shape}")
+    if not isinstance(mask, np.ndarray):
+        trace.forbid("an index by a mask, whose result has the shape that its values say,")
+        mask = mask.numpy()
+    return list(np.nonzero(mask)) if mask.ndim else [np.zeros(int(mask), np.int64)]
+
+
+def _cut(x: Tensor, index: Index) -> Tensor:
+    """What the cuts leave of `x`, in `index.shape`: a view."""
+    part = x.shrink([cut.bounds for cut in index.cuts])
+    back = [axis for axis, cut in enumerate(index.cuts) if cut.step < 0 and cut.length > 1]
+    part = part.flip(*back) if back else part
+    for axis, cut in enumerate(index.cuts):
+        if abs(cut.step) > 1 and cut.length > 1:
+            part = part._apply("window", (axis, 1, abs(cut.step)))
+    return part.reshape(index.shape)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def getitem(self: Tensor, index: Any) -> Tensor:
+    """x[i]: integers, slices, None, ..., integer Tensors or lists or arrays of any shape, and masks.
+
+    Raises IndexError for what is no index, for too many, and out of range; RuntimeError for a mask under jit.
+    """
+    parsed = _parsed(self, _items(self, index))
+    part = _cut(self, parsed)
+    if parsed.lookups:
+        return _looked_up(part, parsed.lookups)
+    return part if part is not self else type(self)._wrap(self._source())  # a name of its own
+
+
+def _looked_up(x: Tensor, lookups: list[tuple[int, Array]]) -> Tensor:
+    """`x` at lookups along some of its axes, in one lookup of rows."""
+    shape = _common_shape(lookups)
+    place, order = _order(x.ndim, lookups)
+    picked = _rows(x, order, len(lookups)).take(_row_numbers(x, lookups, shape))
+    front = tuple(len(shape) + i for i in range(place))
+    return picked.permute(*front, *range(len(shape)), *range(len(front) + len(shape), picked.ndim))
+
+
+def _common_shape(lookups: list[tuple[int, Array]]) -> tuple[int, ...]:
+    try:
+        return broadcast_shape("index", *(t.shape for _, t in lookups))
+    except ShapeError as error:
+        raise IndexError(*error.args) from None
+
+
+def _order(rank: int, lookups: list[tuple[int, Array]]) -> tuple[int, tuple[int, ...]]:
+    """How many of the other axes stand before the looked up dimensions, and all axes, those with lookups first."""
+    axes = [axis for axis, _ in lookups]
+    gone = [axis for axis, t in lookups if not t.ndim]
+    left = [axis for axis in range(rank) if axis not in gone]
+    at = [left.index(axis) for axis, t in lookups if t.ndim]
+    neighbours = at == list(range(at[0], at[0] + len(at))) if at else False
+    return at[0] if neighbours else 0, (*axes, *(axis for axis in range(rank) if axis not in axes))
+
+
+def _rows(x: Tensor, order: tuple[int, ...], count: int) -> Tensor:
+    """`x` with its first `count` axes of `order` as one, and the rest after it."""
+    x = x.permute(*order)
+    return x.reshape((prod(x.shape[:count]), *x.shape[count:]))
+
+
+def _row_numbers(x: Tensor, lookups: list[tuple[int, Array]], shape: tuple[int, ...]) -> Tensor:
+    """The number of the row for each point of `shape`; out of range where any lookup is."""
+    tensor_type = type(x)
+    sizes = [x.shape[axis] for axis, _ in lookups]
+    dtype = int64 if prod(sizes) > FAR else int32
+    if all(isinstance(t, np.ndarray) for _, t in lookups):
+        known = [_checked(t, axis, x.shape) for axis, t in lookups]
+        flat = sum(t * prod(sizes[i + 1 :]) for i, t in enumerate(known))
+        return tensor_type(np.broadcast_to(flat, shape).astype(dtype), device=x.device)
+    outside, numbers = None, None
+    for (axis, t), size in zip(lookups, sizes, strict=True):
+        if isinstance(t, np.ndarray):
+            t = tensor_type(_checked(t, axis, x.shape), device=x.device)
+        else:
+            t = from_front(t, size)
+            if len(lookups) == 1:
+                return t
+            bad = (t < 0) | (t >= size)
+            outside = bad if outside is None else outside | bad
+        t = t.cast(dtype)
+        numbers = t if numbers is None else numbers * size + t
+    assert numbers is not None and outside is not None
+    return outside.broadcast_to(shape).where(-1, numbers.broadcast_to(shape))  # or it would be another row's number
+
+
+def _checked(numbers: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers known by now, counted from the front, all of them in range."""
+    size = shape[axis]
+    outside = numbers[(numbers < -size) | (numbers >= size)]
+    if outside.size:
+        raise IndexError(f"index {outside[0]} is out of range for axis {axis} of shape {shape}")
+    return np.where(numbers < 0, numbers + size, numbers).astype(np.int64)
+
+
+def from_front(index: Tensor, size: int) -> Tensor:
+    """Numbers of `size` things, the negative ones counted from the end, in a dtype that can also say `size`."""
+    if index.dtype == uint64:
+        return index
+    t = index.cast(int64 if index.dtype == uint32 else int32) if index.dtype not in (int32, int64) else index
+    return t if index.dtype.kind == "u" else (t < 0).where(t + size, t)
+
+
+# --- assigning ----------------------------------------------------------------------------------------------------
+
+
+def setitem(self: Tensor, index: Any, value: Any) -> None:
+    """x[i] = v for every index that can be read: rebinds x to a new value; views taken earlier keep the old one.
+
+    `value`, a number, list, array or Tensor, is cast to x's dtype and broadcasts. Gradients flow to it, and to the old
+    value of x where that stays. Of equal indices the last wins. Under jit, rows at a Tensor index of the first axes are
+    written in place. Raises ShapeError where the value does not fit, RuntimeError where x is a leaf with
+    `requires_grad` (but for under no_grad), as PyTorch does.
+    """
+    if self._source().owner is not None:
+        raise RuntimeError(
+            "assignment to a part of a leaf with requires_grad=True; assign under no_grad(), or to a clone() of it"
+        )
+    tensor_type = type(self)
+    new = value if isinstance(value, tensor_type) else tensor_type(value, dtype=self.dtype, device=self.device)
+    items = _items(self, index)
+    result = _assigned(self, items, new.cast(self.dtype))
+    if result is not self:
+        self.assign(result)
+
+
+def _assigned(x: Tensor, items: list[Item], value: Tensor) -> Tensor:
+    """`x` with `value` at `items`."""
+    arrays = [item for item in items if item is not None and not isinstance(item, (int, slice))]
+    if len(arrays) == 1 and _is_mask(arrays[0]):
+        filled = _filled(x, items, arrays[0], value)
+        if filled is not None:
+            return filled
+    if arrays:  # integers are lookups like others, so that rows of the whole of x are replaced, not of a part
+        items = [np.array(item) if isinstance(item, int) else item for item in items]
+    parsed = _parsed(x, items)
+    if parsed.lookups:
+        value = _replaced(_cut(x, parsed), parsed.lookups, value)
+    else:
+        value = _fitted(value, parsed.shape)
+    return _placed(x, parsed, value)
+
+
+def _fitted(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`value` with as many dimensions as `shape`, to which it must broadcast."""
+    extra = value.ndim - len(shape)
+    sizes = value.shape[extra:] if extra > 0 else (1,) * -extra + value.shape
+    leading = value.shape[: max(extra, 0)]
+    if any(n != 1 for n in leading) or any(n not in (1, m) for n, m in zip(sizes, shape, strict=True)):
+        raise ShapeError(f"assignment: a value of shape {value.shape} does not fit {shape}")
+    return value.reshape(sizes)
+
+
+def _placed(x: Tensor, index: Index, value: Tensor) -> Tensor:
+    """`x` with `value`, which broadcasts to `index.shape`, where the cuts say: one `where`."""
+    value = value.reshape(tuple(1 if place is None else value.shape[place] for place in index.places))
+    if any(not cut.length for cut in index.cuts):
+        return x
+    box, spread, apart = [], [], []
+    for axis, (cut, size) in enumerate(zip(index.cuts, x.shape, strict=True)):
+        low, high = cut.bounds
+        box.append((low, size - high))
+        spread.append((0, 0))
+        step = abs(cut.step) if cut.length > 1 else 1
+        if step > 1:
+            place = type(x).arange(size, dtype=int32, device=x.device) - low
+            apart.append((place % step == 0).reshape([-1 if a == axis else 1 for a in range(x.ndim)]))
+        if value.shape[axis] > 1:
+            spread[-1] = box[-1]
+            value = value.flip(axis) if cut.step < 0 else value
+            if step > 1:
+                wide = value.unsqueeze(axis + 1).pad([(0, step - 1 if a == axis + 1 else 0) for a in range(x.ndim + 1)])
+                value = wide.flatten(axis, axis + 1)
+                value = value.shrink([(0, high - low) if a == axis else None for a in range(x.ndim)])
+    value = value.pad(spread).broadcast_to(x.shape)
+    inside = None
+    if any(map(any, box)):
+        sizes = tuple(n - before - after for n, (before, after) in zip(x.shape, box, strict=True))
+        inside = type(x).full(sizes, True, device=x.device).pad(box)
+    for part in apart:
+        inside = part.broadcast_to(x.shape) if inside is None else inside & part
+    return value if inside is None else inside.where(value, x)
+
+
+def _replaced(x: Tensor, lookups: list[tuple[int, Array]], value: Tensor) -> Tensor:
+    """`x` with `value` at lookups along some of its axes."""
+    shape = _common_shape(lookups)
+    place, order = _order(x.ndim, lookups)
+    rows = _rows(x, order, len(lookups))
+    rest = rows.shape[1:]
+    wanted = (*rest[:place], *shape, *rest[place:])
+    value = _fitted(value, wanted).broadcast_to(wanted)
+    front = range(place, place + len(shape))
+    value = value.permute(*front, *(a for a in range(value.ndim) if a not in front))
+    new = type(x)._make("scatter_set", rows, value, _row_numbers(x, lookups, shape))
+    back = new.reshape(tuple(x.shape[axis] for axis in order))
+    return back.permute(*(order.index(axis) for axis in range(x.ndim)))
+
+
+def _filled(x: Tensor, items: list[Item], mask: Array, value: Tensor) -> Optional[Tensor]:
+    """`x` with `value` where a mask holds, if it is the same for all its places: then nobody need know how many."""
+    at = next(i for i, item in enumerate(items) if item is mask)
+    parsed = _parsed(x, items[:at] + [slice(None)] * mask.ndim + items[at + 1 :])
+    before = sum(not isinstance(item, int) for item in items[:at])
+    sizes = parsed.shape[before : before + mask.ndim]
+    if mask.shape != sizes:
+        raise IndexError(f"a mask of shape {mask.shape} does not fit axes of sizes {sizes}")
+    after = len(parsed.shape) - before - mask.ndim
+    if value.ndim > after:
+        one = value.ndim - after - 1
+        if value.shape[one] != 1:
+            return None
+        value = value.reshape(value.shape[:one] + (1,) * mask.ndim + value.shape[one + 1 :])
+    part = _cut(x, parsed)
+    if isinstance(mask, np.ndarray):
+        mask = type(x)(mask, device=x.device)
+    held = mask.reshape((1,) * before + mask.shape + (1,) * after)
+    filled = held.broadcast_to(part.shape).where(_fitted(value, part.shape).broadcast_to(part.shape), part)
+    return _placed(x, parsed, filled)
+
+
+# --- by name ------------------------------------------------------------------------------------------------------
 
 
 def take(self: Tensor, index: Tensor) -> Tensor:
@@ -127,76 +389,57 @@ def take(self: Tensor, index: Tensor) -> Tensor:
     return type(self)._make("gather", self, index)
 
 
-def gather(self: Tensor, dim: int, index: Tensor) -> Tensor:
-    """result[i][j] = self[index[i][j]][j] for dim 0, and alike for the others, as in PyTorch."""
-    axis = axis_of("gather", dim, self.ndim)
-    if index.ndim != self.ndim or any(
-        a != axis and n > m for a, (n, m) in enumerate(zip(index.shape, self.shape, strict=True))
-    ):
-        raise ShapeError(f"gather: an index of shape {index.shape} does not fit {self.shape} along axis {axis}")
-    tensor_type = type(self)
-    items: list = []
-    for a, n in enumerate(index.shape):
-        own = tensor_type.arange(n, dtype="int32", device=self.device)
-        own = own.reshape([-1 if b == a else 1 for b in range(index.ndim)])
-        items.append(index if a == axis else own)
-    return self[tuple(items)]
+def nonzero(self: Tensor, as_tuple: bool = False) -> Union[Tensor, tuple[Tensor, ...]]:
+    """Where elements are not 0: (count, dimensions) int64, or a Tensor (count,) for each dimension. Reads the values.
 
-
-def index_copy(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    """This Tensor with the slices that `index` (K) numbers along `dim` replaced by those of `source`, as in PyTorch.
-
-    `source` has the shape of this Tensor, but K along `dim`. Of equal indices the last wins. Under jit, assigning the
-    result to this Tensor's own name writes those slices and nothing else.
+    Raises RuntimeError under jit, where no shape may depend on values.
     """
-    axis = axis_of("index_copy", dim, self.ndim)
-    order = (axis, *(a for a in range(self.ndim) if a != axis))
-    back = tuple(order.index(a) for a in range(self.ndim))
-    rows, new = self.permute(*order), source.cast(self.dtype).permute(*order)
-    return type(self)._make("scatter_set", rows, new, index).permute(*back)
+    trace.forbid("nonzero(), whose result has the shape that the values say,")
+    found = np.argwhere(self.numpy() != 0).astype(np.int64)
+    if as_tuple:
+        return tuple(type(self)(np.ascontiguousarray(column), device=self.device) for column in found.T)
+    return type(self)(found, device=self.device)
 
 
-def setitem(self: Tensor, index: Any, value) -> None:
-    """`x[i] = v` rebinds x to a new value; views taken earlier keep the old one. No integer Tensors as indices."""
-    items = _full_index(self, index)
+def masked_select(self: Tensor, mask: Tensor) -> Tensor:
+    """The elements where `mask`, a bool Tensor that broadcasts with this one, holds, in one dimension. Reads the mask.
+
+    Raises RuntimeError under jit, where no shape may depend on values, and for a mask that is no bool.
+    """
+    if not is_bool(mask.dtype):
+        raise RuntimeError(f"masked_select: a mask is bool, not {mask.dtype}; compare first")
+    shape = broadcast_shape("masked_select", self.shape, mask.shape)
+    return self.broadcast_to(shape)[mask.broadcast_to(shape)].reshape(-1)
+
+
+def masked_fill(self: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """`value`, a number or a Tensor that broadcasts, where the bool Tensor `mask` holds, else x; x's dtype.
+
+    Raises RuntimeError for a mask that is no bool.
+    """
+    if not is_bool(mask.dtype):
+        raise RuntimeError(f"masked_fill: a mask is bool, not {mask.dtype}; compare first")
     tensor_type = type(self)
-    if any(isinstance(item, tensor_type) for item in items):
-        raise IndexError("assignment through an integer Tensor is not supported; build the value with where()")
-    axes = [
-        slice(i, i + 1) if isinstance(i, int) and i != -1 else slice(-1, None) if i == -1 else i
-        for i in items
-        if i is not None
-    ]
-    inside = None
-    for a, (item, n) in enumerate(zip(axes, self.shape, strict=True)):
-        covered = tensor_type([i in range(*item.indices(n)) for i in range(n)], device=self.device, dtype="bool")
-        covered = covered.reshape([-1 if b == a else 1 for b in range(self.ndim)])
-        inside = covered if inside is None else inside & covered
-    part_shape = self[index].shape
-    filled = value if isinstance(value, tensor_type) else tensor_type(value, dtype=self.dtype, device=self.device)
-    filled = filled.cast(self.dtype).broadcast_to(broadcast_shape("assignment", part_shape, filled.shape))
-    if filled.shape != part_shape:
-        raise ShapeError(f"assignment: a value of shape {filled.shape} does not fit {part_shape}")
-    if inside is None:
-        self.assign(filled)
-        return
-    self.assign(inside.where(_spread(self, filled, axes), self))
+    new = value if isinstance(value, tensor_type) else tensor_type(value, dtype=self.dtype, device=self.device)
+    return mask.where(new.cast(self.dtype), self)
 
 
-def _spread(self: Tensor, filled: Tensor, axes: list) -> Tensor:
-    """`filled` moved to where the slices of `axes` pick it from, anything elsewhere."""
-    lengths = [len(range(*item.indices(n))) for item, n in zip(axes, self.shape, strict=True)]
-    x = filled.reshape(tuple(lengths))
-    for a, (item, n) in enumerate(zip(axes, self.shape, strict=True)):
-        start, stop, step = item.indices(n)
-        positions = list(range(start, stop, step))
-        if not positions:
-            return self
-        order = [0] * n
-        for i, p in enumerate(positions):
-            order[p] = i
-        index = type(self)(order, device=self.device)
-        moved = x.permute(a, *(b for b in range(x.ndim) if b != a)).take(index)
-        back = list(range(1, a + 1)) + [0] + list(range(a + 1, x.ndim))
-        x = moved.permute(*back)
-    return x
+def one_hot(self: Tensor, num_classes: int = -1) -> Tensor:
+    """(*shape, num_classes) int64: 1 at each element's number, 0 elsewhere (and where that is no class).
+
+    With -1 there are as many classes as the largest number wants, which is read, and which jit cannot do. Raises
+    TypeError for what is not integers, ShapeError where -1 finds no or negative numbers.
+    """
+    if not is_int(self.dtype):
+        raise TypeError(f"one_hot: classes are integers, not {self.dtype}; cast first")
+    if num_classes == -1:
+        trace.forbid("one_hot() without num_classes, whose result has the shape that the values say,")
+        values = self.numpy()
+        if not values.size or values.min() < 0:
+            raise ShapeError(f"one_hot: no classes follow from {values.tolist()}; give num_classes")
+        num_classes = int(values.max()) + 1
+    if num_classes < 0:
+        raise ShapeError(f"one_hot: wanted 0 classes or more, got {num_classes}")
+    numbers = self.cast(int64) if num_classes > FAR or self.dtype in (uint32, uint64, int64) else self.cast(int32)
+    classes = type(self).arange(num_classes, dtype=numbers.dtype, device=self.device)
+    return (numbers.unsqueeze(-1) == classes).cast(int64)

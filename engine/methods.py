@@ -21,6 +21,7 @@ from . import (
     einsum,
     elementwise,
     indexing,
+    interpolation,
     movement,
     pieces,
     pooling,
@@ -28,6 +29,7 @@ from . import (
     random,
     reduction,
     scan,
+    scatter,
     sort,
 )
 from . import rearrange as rearranging
@@ -78,7 +80,7 @@ class Methods:
     isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
     logical_not, bitwise_not = elementwise.logical_not, elementwise.bitwise_not
     clip, clamp = elementwise.clip, elementwise.clip
-    where, masked_fill = elementwise.where, elementwise.masked_fill
+    where = elementwise.where
     __neg__, __abs__, __invert__ = elementwise.neg, elementwise.abs_, elementwise.bitwise_not
 
     # --- dtypes ---------------------------------------------------------------------------------------------------
@@ -153,7 +155,10 @@ class Methods:
 
     # --- indexing -------------------------------------------------------------------------------------------------
 
-    take, gather, index_copy = indexing.take, indexing.gather, indexing.index_copy
+    take, gather, index_copy = indexing.take, scatter.gather, scatter.index_copy
+    scatter, scatter_reduce = scatter.scatter, scatter.scatter_reduce
+    masked_fill, masked_select, nonzero = indexing.masked_fill, indexing.masked_select, indexing.nonzero
+    one_hot = indexing.one_hot
     __getitem__, __setitem__ = indexing.getitem, indexing.setitem
 
     # --- products ---------------------------------------------------------------------------------------------------
@@ -163,5 +168,6 @@ class Methods:
     einsum = staticmethod(einsum.einsum)
     conv2d, conv_transpose2d = convolution.conv2d, convolution.conv_transpose2d
     avg_pool2d, max_pool2d, max_unpool2d = pooling.avg_pool2d, pooling.max_pool2d, pooling.max_unpool2d
+    interpolate = interpolation.interpolate
     scaled_dot_product_attention = products.scaled_dot_product_attention
     dropout = random.dropout
