@@ -141,6 +141,10 @@ class Backend(ABC):
     def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
         """A new one-dimensional host array of the first `count` elements, after all earlier work."""
 
+    def memory(self, buffer: Buffer) -> Optional[np.ndarray]:
+        """The bytes of the buffer where the host can read them in place; None where it cannot."""
+        return None
+
     def sorted_runs(self, length: int) -> list[int]:
         """The runs in which one sort kernel after another leaves rows of `length`, the last of them all of the row."""
         return [length]

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
 from ..backends import dtypes
-from ..backends.dtypes import DType
-from . import movement
+from ..backends.dtypes import DType, is_float
+from . import interchange, movement
 from . import node as nodes
 from . import realize as realizing
 from .device import Device
@@ -24,79 +25,162 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 
-def full(
-    cls: type[Tensor], shape, value, dtype=None, device: Optional[str] = None, requires_grad: bool = False
-) -> Tensor:
-    """`value` everywhere. Without `dtype`, as a Tensor of that number would have."""
-    sizes = movement.as_shape((shape,) if isinstance(shape, int) else tuple(shape))
+class ArgumentError(ValueError, RuntimeError):
+    """A number out of the range that a function takes: a ValueError, as in NumPy, and a RuntimeError, as in PyTorch."""
+
+
+def checked_shape(op: str, shape: tuple) -> tuple[int, ...]:
+    """(2, 3) and ((2, 3),) as a shape; a ShapeError where a size is negative."""
+    sizes = movement.as_shape(shape)
     if any(n < 0 for n in sizes):
-        raise ShapeError(f"full: {sizes} has a negative size")
-    wanted = _scalar_dtype(value) if dtype is None else dtypes.as_dtype(dtype)
-    name = Device.canonical(device) if device else Device.DEFAULT
-    result = cls._wrap(nodes.constant(value, wanted, sizes, name))
-    return result.requires_grad_() if requires_grad else result
+        raise ShapeError(f"{op}: {sizes} has a negative size")
+    return sizes
+
+
+def device_name(device: Optional[str]) -> str:
+    return Device.canonical(device) if device else Device.DEFAULT
+
+
+def full(
+    cls: type[Tensor], shape, fill_value, dtype=None, device: Optional[str] = None, requires_grad: bool = False
+) -> Tensor:
+    """`fill_value` everywhere. Without `dtype`, as a Tensor of that number would have."""
+    sizes = checked_shape("full", (shape,) if isinstance(shape, int) else tuple(shape))
+    wanted = _scalar_dtype(fill_value) if dtype is None else dtypes.as_dtype(dtype)
+    return _wanting(cls._wrap(nodes.constant(fill_value, wanted, sizes, device_name(device))), requires_grad)
+
+
+def _wanting(x: Tensor, requires_grad: bool) -> Tensor:
+    return x.requires_grad_() if requires_grad else x
 
 
 def zeros(cls: type[Tensor], *shape, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
-    """0.0 everywhere."""
-    return cls.full(movement.as_shape(shape), 0, dtype or dtypes.default_float, device, requires_grad)
+    """0 everywhere, float32 unless `dtype` says otherwise."""
+    return cls.full(checked_shape("zeros", shape), 0, dtype or dtypes.default_float, device, requires_grad)
 
 
 def ones(cls: type[Tensor], *shape, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
-    """1.0 everywhere."""
-    return cls.full(movement.as_shape(shape), 1, dtype or dtypes.default_float, device, requires_grad)
+    """1 everywhere, float32 unless `dtype` says otherwise."""
+    return cls.full(checked_shape("ones", shape), 1, dtype or dtypes.default_float, device, requires_grad)
 
 
 def empty(cls: type[Tensor], *shape, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
     """Zeros: a value that is never computed costs nothing, so there is no need for rubbish."""
-    return cls.zeros(*shape, dtype=dtype, device=device, requires_grad=requires_grad)
+    return cls.full(checked_shape("empty", shape), 0, dtype or dtypes.default_float, device, requires_grad)
 
 
-def full_like(self: Tensor, value, dtype=None) -> Tensor:
-    """`value` everywhere, in this Tensor's shape, dtype and device."""
-    return type(self).full(self.shape, value, dtype or self.dtype, self.device)
+def full_like(
+    self: Tensor, fill_value, dtype=None, device: Optional[str] = None, requires_grad: bool = False
+) -> Tensor:
+    """`fill_value` everywhere, in this Tensor's shape, dtype and device."""
+    return type(self).full(self.shape, fill_value, dtype or self.dtype, device or self.device, requires_grad)
 
 
-def zeros_like(self: Tensor, dtype=None) -> Tensor:
+def zeros_like(self: Tensor, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
     """0 everywhere, in this Tensor's shape, dtype and device."""
-    return self.full_like(0, dtype)
+    return self.full_like(0, dtype, device, requires_grad)
 
 
-def ones_like(self: Tensor, dtype=None) -> Tensor:
+def ones_like(self: Tensor, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
     """1 everywhere, in this Tensor's shape, dtype and device."""
-    return self.full_like(1, dtype)
+    return self.full_like(1, dtype, device, requires_grad)
 
 
-def arange(cls: type[Tensor], start, stop=None, step=1, dtype=None, device: Optional[str] = None) -> Tensor:
-    """start, start + step, ... before stop; from 0 if only one bound is given. int64 unless a bound is a float."""
+def empty_like(self: Tensor, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
+    """Zeros, like `empty`, in this Tensor's shape, dtype and device."""
+    return self.full_like(0, dtype, device, requires_grad)
+
+
+def _wide_float(device: str) -> DType:
+    """What numbers of 32 bits are computed in before they are rounded: float64 where the device has it."""
+    return dtypes.float64 if Device[device].supports(dtypes.float64) else dtypes.float32
+
+
+def arange(
+    cls: type[Tensor],
+    start,
+    stop=None,
+    step=1,
+    dtype=None,
+    device: Optional[str] = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """start, start + step, ... before stop; from 0 if only one bound is given; nothing if step leads away from stop.
+
+    int64, or float32 if a bound is a float, unless `dtype` says otherwise. Floats are start + i step, rounded once on a
+    device that has float64. As in PyTorch, an integer `dtype` truncates start and step. Raises ArgumentError for a step
+    of 0 and for bounds that are not finite.
+    """
     if stop is None:
         start, stop = 0, start
-    if step == 0:
-        raise ValueError("arange: the step must not be 0")
-    length = max(0, int(np.ceil((stop - start) / step)))
-    name = Device.canonical(device) if device else Device.DEFAULT
-    whole = all(isinstance(v, int) for v in (start, stop, step))
+    whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))
     wanted = dtypes.as_dtype(dtype) if dtype is not None else dtypes.default_int if whole else dtypes.default_float
+    if not np.isfinite([float(start), float(stop), float(step)]).all():
+        raise ArgumentError(f"arange: bounds and step must be finite, not {start}, {stop} and {step}")
+    if wanted == dtypes.int64:
+        start, stop, step = int(start), int(stop), int(step)
+    if step == 0:
+        raise ArgumentError(f"arange: the step must not be 0 (as {wanted})")
+    length = max(0, -((start - stop) // step) if whole or wanted == dtypes.int64 else ceil((stop - start) / step))
+    name = device_name(device)
     steps = cls._wrap(nodes.iota(length, name))
-    if whole and wanted == steps.dtype and (start, step) == (0, 1):
-        return steps
-    if whole:
-        return (steps.cast(dtypes.int64) * step + start).cast(wanted) if (start, step) != (0, 1) else steps.cast(wanted)
-    return steps.cast(dtypes.default_float if wanted != dtypes.float64 else wanted).mul(step).add(start).cast(wanted)
+    if is_float(wanted) and not whole:
+        wide = dtypes.float32 if wanted.itemsize < 4 else wanted if wanted.itemsize > 4 else _wide_float(name)
+        steps = steps.cast(wide) * float(step) + float(start)
+    elif (start, step) != (0, 1):
+        steps = steps.cast(dtypes.int64) * int(step) + int(start)
+    return _wanting(steps.cast(wanted), requires_grad)
 
 
 def linspace(
-    cls: type[Tensor], start: float, stop: float, steps: int, dtype=None, device: Optional[str] = None
+    cls: type[Tensor],
+    start: float,
+    stop: float,
+    steps: int,
+    dtype=None,
+    device: Optional[str] = None,
+    requires_grad: bool = False,
 ) -> Tensor:
-    """`steps` numbers evenly spaced from start to stop, both included."""
-    index = cls.arange(steps, dtype=dtypes.int32, device=device).cast(dtypes.default_float)
-    return (index * ((stop - start) / max(steps - 1, 1)) + start).cast(dtype or dtypes.default_float)
+    """`steps` numbers evenly spaced from start to stop, both included and exact; float32 unless `dtype` says otherwise.
+
+    The first half is counted from start and the second from stop, with bounds and step rounded to `dtype`, as in
+    PyTorch. Integers are rounded towards 0. Raises ArgumentError for less than 0 steps.
+    """
+    if steps < 0:
+        raise ArgumentError(f"linspace: the number of steps must not be negative, and is {steps}")
+    wanted, name = dtypes.as_dtype(dtype or dtypes.default_float), device_name(device)
+    half = is_float(wanted) and wanted.itemsize < 4
+    wide = dtypes.float32 if half else wanted if wanted == dtypes.float64 else _wide_float(name)
+
+    def rounded(x: Tensor) -> Tensor:
+        """Halves are rounded at each step, and others at the end."""
+        return x.cast(wanted).cast(wide) if half else x
+
+    def bound(value: float) -> float:
+        return float(np.asarray(value).astype(wanted))
+
+    low, high = bound(start), bound(stop)
+    step = (bound(high - low) if half else high - low) / max(steps - 1, 1)
+    step = bound(step) if is_float(wanted) else step
+    index = cls._wrap(nodes.iota(steps, name))
+    upwards, downwards = (rounded(rounded(i.cast(wide)) * step) for i in (index, steps - 1 - index))
+    # A single number is the start.
+    result = (index < max(steps // 2, 1 if steps == 1 else 0)).where(upwards + low, high - downwards)
+    return _wanting(result.cast(wanted), requires_grad)
 
 
-def eye(cls: type[Tensor], n: int, m: Optional[int] = None, dtype=None, device: Optional[str] = None) -> Tensor:
-    """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; square without m."""
-    rows, columns = (cls.arange(size, dtype=dtypes.int32, device=device) for size in (n, n if m is None else m))
-    return (rows.unsqueeze(1) == columns).cast(dtype or dtypes.default_float)
+def eye(
+    cls: type[Tensor],
+    n: int,
+    m: Optional[int] = None,
+    dtype=None,
+    device: Optional[str] = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; square without m; float32 unless `dtype` differs."""
+    sizes = checked_shape("eye", (n, n if m is None else m))
+    rows, columns = (cls._wrap(nodes.iota(size, device_name(device))) for size in sizes)
+    return _wanting((rows.unsqueeze(1) == columns).cast(dtype or dtypes.default_float), requires_grad)
 
 
 def _scalar_dtype(value) -> DType:
@@ -112,22 +196,25 @@ def leaf_from(data: Any, wanted: Optional[DType], device: str) -> Node:
         return nodes.constant(data, wanted or _scalar_dtype(data), (), device)
     if isinstance(data, (np.ndarray, np.generic)):
         array = np.asarray(data)
+    elif isinstance(data, (bytes, bytearray, memoryview)):
+        array = np.asarray(memoryview(data))
+    elif hasattr(data, "__dlpack__"):
+        array = interchange.array_from(data)
+    elif hasattr(data, "__array__"):
+        array = np.asarray(data)
     else:
         try:
             array = np.array(_numbers(data))
         except ValueError as error:
             raise ShapeError(f"Tensor: the nested lists do not form a rectangle ({error})") from None
-        if wanted is None and array.dtype.kind in "fiu":
-            wanted = dtypes.default_float if array.dtype.kind == "f" or array.size == 0 else _int_dtype(array)
-    if array.dtype.kind not in "biuf":
+        if wanted is None and (array.dtype.kind == "f" or array.size == 0):
+            wanted = dtypes.default_float
+        elif wanted is None and array.dtype.kind == "i":  # what is too large for that is uint64
+            wanted = dtypes.default_int
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"Tensor: {type(data).__name__} of {array.dtype} is not numbers")
     dtype = wanted or dtypes.as_dtype(array.dtype)
     return nodes.leaf(array.shape, dtype, device, realizing.write(array.astype(dtype, copy=False), dtype, device))
-
-
-def _int_dtype(array: np.ndarray) -> DType:
-    fits = array.size == 0 or (int(array.min()) >= -(2**31) and int(array.max()) < 2**31)
-    return dtypes.default_int if fits else dtypes.as_dtype(array.dtype)
 
 
 def _numbers(data: Any) -> Any:

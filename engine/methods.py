@@ -21,6 +21,7 @@ from . import (
     einsum,
     elementwise,
     indexing,
+    interchange,
     interpolation,
     movement,
     pieces,
@@ -88,6 +89,11 @@ class Methods:
     cast, bitcast, is_floating_point = casting.cast, casting.bitcast, casting.is_floating_point
     half, bfloat16, float, double = casting.half, casting.bfloat16, casting.float_, casting.double
     short, int, long, bool = casting.short, casting.int_, casting.long, casting.bool_
+
+    # --- interchange ----------------------------------------------------------------------------------------------
+
+    data, from_dlpack = interchange.data, classmethod(interchange.from_dlpack)
+    __array__, __dlpack__, __dlpack_device__ = interchange.array, interchange.to_dlpack, interchange.dlpack_device
 
     # --- activations ----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 from math import prod
+from typing import Optional
 
 import numpy as np
 
@@ -139,23 +140,59 @@ def constant_array(node: Node) -> np.ndarray:
 @profile.span("read")
 def read(node: Node) -> np.ndarray:
     """The value on the host, as a new C-contiguous array."""
-    realize([node])
-    simple = simplify([node])[node]
+    simple, base, view = _placed(node)
     if simple.op == "const":
         return constant_array(simple)
-    base, view = operand(simple)
-    if base.buffer is None or view is None or view.mask is not None:
-        realize([contiguous := _forced(node)])
-        base, view = contiguous, View.contiguous(node.shape)
     assert base.buffer is not None
     data = _download(base.buffer, base)
     if view.is_contiguous() and view.size == data.size:
         return data.reshape(node.shape)
-    size = base.dtype.itemsize
-    strides = tuple(s * size for s in view.strides)
+    return _seen(data, base.dtype, view).copy()
+
+
+def shared(node: Node) -> Optional[np.ndarray]:
+    """The value where it lies, as a read-only array; None where the host cannot see it.
+
+    The array holds the Buffer, so that whoever asks whether it is the only holder of that is told that it is not.
+    """
+    simple, base, view = _placed(node)
+    if simple.op == "const":
+        result = constant_array(simple)
+        result.flags.writeable = False
+        return result
+    assert base.buffer is not None
+    memory = base.buffer.backend.memory(base.buffer)
+    return None if memory is None else _seen(np.asarray(_Pin(base.buffer, memory)), base.dtype, view)
+
+
+class _Pin:
+    """Memory and the Buffer that it belongs to. A NumPy array over this holds both."""
+
+    def __init__(self, buffer: Buffer, memory: np.ndarray):
+        self.buffer, self.memory = buffer, memory
+        self.__array_interface__ = {**memory.__array_interface__, "data": (memory.ctypes.data, True)}
+
+
+def _placed(node: Node) -> tuple[Node, Node, View]:
+    """The value brought into memory: its simpler equal, and where it lies unless that is a constant."""
+    realize([node])
+    simple = simplify([node])[node]
+    base, view = operand(simple)
+    if simple.op != "const" and (base.buffer is None or view is None or view.mask is not None):
+        realize([contiguous := _forced(node)])
+        return simple, contiguous, View.contiguous(node.shape)
+    assert view is not None
+    return simple, base, view
+
+
+def _seen(memory: np.ndarray, dtype: DType, view: View) -> np.ndarray:
+    """What a View shows of an array's memory."""
+    size = dtype.itemsize
     if view.size == 0:
-        return np.empty(view.shape, base.dtype)
-    return np.ndarray(view.shape, base.dtype, data, view.offset * size, strides).copy()
+        result = np.empty(view.shape, dtype)
+        result.flags.writeable = memory.flags.writeable
+        return result
+    return np.ndarray(view.shape, dtype, memory, view.offset * size, tuple(s * size for s in view.strides))
 
 
 @profile.span("download")

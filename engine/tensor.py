@@ -21,6 +21,7 @@ import builtins
 import functools
 import weakref
 from collections.abc import Iterable
+from math import prod
 from typing import Any, Optional
 
 import numpy as np
@@ -177,10 +178,15 @@ class Tensor(Methods):
 
     def numel(self) -> builtins.int:
         """The number of elements."""
-        result = 1
-        for n in self.shape:
-            result *= n
-        return result
+        return prod(self.shape)
+
+    def element_size(self) -> builtins.int:
+        """The bytes of one element."""
+        return self.dtype.itemsize
+
+    def nbytes(self) -> builtins.int:
+        """The bytes of all elements."""
+        return self.numel() * self.element_size()
 
     def size(self, dim: Optional[builtins.int] = None):
         """The shape, or the size of one dimension."""
@@ -199,7 +205,7 @@ class Tensor(Methods):
 
     def __bool__(self) -> builtins.bool:
         if self.numel() != 1:
-            raise ValueError(f"the truth of a Tensor of shape {self.shape} is ambiguous; use any() or all()")
+            raise ShapeError(f"the truth of a Tensor of shape {self.shape} is ambiguous; use any() or all()")
         return bool(self.item())
 
     def __float__(self) -> builtins.float:
@@ -209,9 +215,19 @@ class Tensor(Methods):
         return int(self.item())
 
     def __index__(self) -> builtins.int:
-        if not dtypes.is_int(self.dtype):
-            raise TypeError(f"only an integer Tensor can be an index, not {self.dtype}")
+        if is_float(self.dtype) or self.numel() != 1:
+            raise TypeError(f"an index must be one integer, not {self.dtype} of shape {self.shape}")
         return int(self.item())
+
+    def __contains__(self, value: Any) -> builtins.bool:
+        return bool((self == value).any().item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and not self.ndim else format(str(self), spec)
+
+    def __reduce__(self):
+        """What `pickle` and `copy.deepcopy` make it anew from: its value, without the history."""
+        return type(self), (self.numpy(), None, self.device, self.requires_grad)
 
     def __repr__(self) -> str:
         head = f"Tensor(shape={self.shape}, dtype={self.dtype.name}, device={self.device!r}"
@@ -227,15 +243,11 @@ class Tensor(Methods):
         trace.forbid("numpy()")
         return realizing.read(self._node)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        value = self.numpy()
-        return value if dtype is None else value.astype(dtype)
-
     def item(self):
         """The value of a Tensor with one element, as a Python number."""
         trace.forbid("item()")
         if self.numel() != 1:
-            raise ValueError(f"item: needs one element, and shape {self.shape} has {self.numel()}; use tolist()")
+            raise ShapeError(f"item: needs one element, and shape {self.shape} has {self.numel()}; use tolist()")
         return realizing.read(self._node).reshape(()).item()
 
     def tolist(self):

@@ -16,6 +16,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from ..backends.dtypes import as_dtype
 from ..engine.tensor import Tensor
 
 CHECKSUM = "clgrad.crc32"
@@ -65,7 +66,7 @@ def atomic_write(path: PathLike, content: bytes) -> None:
 def safe_load(path: PathLike, device: Optional[str] = None) -> dict[str, Tensor]:
     """The Tensors of a safetensors file by name, on `device`.
 
-    Raises FileNotFoundError, ImportError (no safetensors package), and ValueError for a file that is cut short,
+    Raises FileNotFoundError, ImportError (no safetensors package, or no ml_dtypes for a bfloat16), and ValueError for a file that is cut short,
     damaged, or of a dtype that clgrad does not have.
     """
     return {name: Tensor(array, device=device) for name, array in read(path)[0].items()}
@@ -84,10 +85,12 @@ def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = dict(file.metadata() or {})
+            if any(file.get_slice(name).get_dtype() == "BF16" for name in file.keys()):
+                as_dtype("bfloat16")  # imports what NumPy knows it by
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, UnicodeDecodeError) as error:
         raise ValueError(f"{os.fspath(path)} is cut short, damaged or no safetensors file: {error}") from error
-    except (TypeError, AttributeError, KeyError) as error:  # bfloat16 and the 8-bit floats, which NumPy lacks
+    except (TypeError, AttributeError, KeyError) as error:  # the 8-bit floats, which NumPy lacks
         raise ValueError(f"{os.fspath(path)} holds a dtype that NumPy does not have: {error}") from error
     expected = metadata.pop(CHECKSUM, None)
     if expected is not None and expected != f"{_checksum(arrays, metadata):08x}":
@@ -100,7 +103,7 @@ def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
     crc = zlib.crc32(repr(sorted(metadata.items())).encode())
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array).data.cast("B") if array.size else b"", crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), crc)
     return crc
 
 

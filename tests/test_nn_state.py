@@ -112,6 +112,20 @@ def test_a_dtype_that_numpy_lacks_is_refused_clearly(tmp_path):
     import safetensors.torch
     import torch
 
-    safetensors.torch.save_file({"w": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match="b.safetensors"):
+    safetensors.torch.save_file({"w": torch.zeros(2, dtype=torch.float8_e5m2)}, tmp_path / "b.safetensors")
+    with pytest.raises((ValueError, TypeError), match="b.safetensors|float8"):
         nn.state.safe_load(tmp_path / "b.safetensors")
+
+
+def test_bfloat16_is_read_and_written_as_pytorch_does(tmp_path):
+    import safetensors.torch
+    import torch
+
+    values = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
+    safetensors.torch.save_file({"w": values, "scalar": values[0, 0]}, theirs)
+    loaded = nn.state.safe_load(theirs)
+    assert loaded["w"].dtype.name == "bfloat16" and loaded["scalar"].shape == ()
+    nn.state.safe_save(loaded, ours)
+    again = safetensors.torch.load_file(ours)
+    assert torch.equal(again["w"], values) and torch.equal(again["scalar"], values[0, 0])

@@ -117,13 +117,14 @@ class NumpyBackend(Backend):
             ) from error
         return Buffer(self, memory, nbytes)
 
+    def memory(self, buffer: Buffer) -> np.ndarray:
+        return buffer.handle[buffer.offset : buffer.offset + buffer.nbytes]
+
     def upload(self, buffer: Buffer, array: np.ndarray) -> None:
-        target = buffer.handle[buffer.offset : buffer.offset + buffer.nbytes]
-        target[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.memory(buffer)[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
-        nbytes = count * dtype.itemsize
-        return buffer.handle[buffer.offset : buffer.offset + nbytes].view(dtype).copy()
+        return self.memory(buffer)[: count * dtype.itemsize].view(dtype).copy()
 
     def lower(self, kernels: Sequence[Union[Kernel, tuple[Kernel, ...]]], specialise: bool = False) -> list[Executable]:
         """Sizes are part of the text either way: there is no compiler to spare."""
