@@ -164,8 +164,7 @@ def linspace(
     step = bound(step) if is_float(wanted) else step
     index = cls._wrap(nodes.iota(steps, name))
     upwards, downwards = (rounded(rounded(i.cast(wide)) * step) for i in (index, steps - 1 - index))
-    # A single number is the start.
-    result = (index < max(steps // 2, 1 if steps == 1 else 0)).where(upwards + low, high - downwards)
+    result = (index < max(steps // 2, steps == 1)).where(upwards + low, high - downwards)  # a single one is the start
     return _wanting(result.cast(wanted), requires_grad)
 
 
