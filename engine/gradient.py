@@ -200,7 +200,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "permute":     lambda g, y, x: (g.permute(tuple(y.arg.index(a) for a in range(len(y.arg)))),),
     "expand":      _expand_gradient,
     "pad":         lambda g, y, x: (make("shrink", (g,), tuple((b, b + n) for (b, _), n in zip(y.arg, x.shape))),),
-    "shrink":      lambda g, y, x: (_joined(x, {y.arg: g}),),  # but `gradients` joins all parts of a split at once
+    "shrink":      lambda g, y, x: (_joined(x, {y.arg: g}),),  # but all parts of a split are joined at once
     "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
     "window":      lambda g, y, x: (placed(g, *y.arg, x.shape[y.arg[0]]),),
     "cat":         _cat_gradient,
@@ -250,13 +250,13 @@ def _pull_back(
     for y, g in starts:
         before = found.get(y)
         found[y] = g if before is None else before + g
-    cuts: dict[Node, dict[Bounds, Node]] = {}  # gradients of what a node was shrunk to
+    cuts: dict[Node, dict[Node, Node]] = {}  # of each node the parts that it was shrunk to, and their gradients
     result: dict[Node, Node] = {}
     try:
         for node in reversed(topological(found, sources)):
             g_node = found.pop(node, None)
             if node in cuts:
-                whole = _joined(node, cuts.pop(node))
+                whole = _whole(node, cuts.pop(node))
                 g_node = whole if g_node is None else g_node + whole
             if g_node is None:
                 continue
@@ -267,8 +267,7 @@ def _pull_back(
                 continue
             attribute(node.where)
             if node.op == "shrink":
-                pieces = cuts.setdefault(node.src[0], {})
-                pieces[node.arg] = g_node if node.arg not in pieces else pieces[node.arg] + g_node
+                cuts.setdefault(node.src[0], {})[node] = g_node
                 continue
             for source, part in zip(node.src, GRADIENTS[node.op](g_node, node, *node.src)):
                 if part is not None and source in following:
@@ -277,6 +276,19 @@ def _pull_back(
     finally:
         attribute(None)
     return result
+
+
+def _whole(x: Node, cuts: dict[Node, Node]) -> Node:
+    """The gradient of `x`, given those of the parts that it was shrunk to."""
+    if len(cuts) > 1:
+        pieces: dict[Bounds, Node] = {}
+        for part, g in cuts.items():
+            pieces[part.arg] = g if part.arg not in pieces else pieces[part.arg] + g
+        return _joined(x, pieces)
+    ((part, g),) = cuts.items()
+    (whole,) = GRADIENTS["shrink"](g, part, x)
+    assert whole is not None
+    return whole
 
 
 def _joined(x: Node, pieces: dict[Bounds, Node]) -> Node:
