@@ -6,10 +6,11 @@ Most are one Tensor method; they are here so that code written for PyTorch finds
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Optional
 
 from ..engine.tensor import Tensor
+from .convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d  # noqa: F401
+from .normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm  # noqa: F401
 
 # -- activations
 
@@ -18,33 +19,104 @@ def relu(x: Tensor) -> Tensor:
     return x.relu()
 
 
+def relu6(x: Tensor) -> Tensor:
+    return x.relu6()
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
+    return x.leaky_relu(negative_slope)
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """x above 0, weight x below: one weight, or one for each channel along axis 1 (He et al., ICCV 2015)."""
+    if weight.numel() != 1:
+        if x.ndim < 2 or weight.shape != (x.shape[1],):
+            raise ValueError(f"prelu: weight {weight.shape} must be one number, or one for each channel of {x.shape}")
+        weight = weight.reshape(1, -1, *[1] * (x.ndim - 2))
+    return (x > 0).where(x, x * weight.reshape(()) if weight.numel() == 1 else x * weight)
+
+
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    return x.elu(alpha)
+
+
+def celu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    return x.celu(alpha)
+
+
+def selu(x: Tensor) -> Tensor:
+    return x.selu()
+
+
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """x Φ(x) (Hendrycks and Gimpel, arXiv 1606.08415), exact or by its "tanh" approximation."""
     return x.gelu(approximate)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x.quick_gelu()
 
 
 def silu(x: Tensor) -> Tensor:
     return x.silu()
 
 
+def mish(x: Tensor) -> Tensor:
+    return x.mish()
+
+
 def tanh(x: Tensor) -> Tensor:
     return x.tanh()
+
+
+def tanhshrink(x: Tensor) -> Tensor:
+    return x - x.tanh()
 
 
 def sigmoid(x: Tensor) -> Tensor:
     return x.sigmoid()
 
 
-def softplus(x: Tensor) -> Tensor:
-    return x.softplus()
+def logsigmoid(x: Tensor) -> Tensor:
+    return x.logsigmoid()
 
 
-def softmax(x: Tensor, dim: int = -1) -> Tensor:
-    return x.softmax(dim)
+def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta; x itself where beta x is above the threshold."""
+    return (x * beta > threshold).where(x, x.softplus(beta))
 
 
-def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
-    return x.log_softmax(dim)
+def softsign(x: Tensor) -> Tensor:
+    return x.softsign()
+
+
+def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    return x.hardtanh(min_val, max_val)
+
+
+def hardsigmoid(x: Tensor) -> Tensor:
+    return x.hardsigmoid()
+
+
+def hardswish(x: Tensor) -> Tensor:
+    return x.hardswish()
+
+
+def softmax(x: Tensor, dim: int = -1, dtype=None) -> Tensor:
+    return x.softmax(dim, dtype)
+
+
+def softmin(x: Tensor, dim: int = -1, dtype=None) -> Tensor:
+    return x.softmin(dim, dtype)
+
+
+def log_softmax(x: Tensor, dim: int = -1, dtype=None) -> Tensor:
+    return x.log_softmax(dim, dtype)
+
+
+def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """x divided by its p-norm along `dim`, or by eps if that is larger."""
+    return x.normalize(p, dim, eps)
 
 
 # -- layers
@@ -68,22 +140,6 @@ def embedding(index: Tensor, weight: Tensor, padding_idx: Optional[int] = None) 
     if padding_idx is None:
         return rows
     return (index == padding_idx).unsqueeze(-1).where(rows.detach(), rows)
-
-
-def layer_norm(
-    x: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Optional[Tensor] = None,
-    bias: Optional[Tensor] = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """(x - mean) / sqrt(var + eps) over the last dimensions, times weight, plus bias (Ba et al., arXiv 1607.06450)."""
-    shape = tuple(normalized_shape)
-    if x.shape[-len(shape) :] != shape:
-        raise ValueError(f"layer_norm: input {x.shape} must end in normalized_shape {shape}")
-    x = x.layernorm(axis=tuple(range(-len(shape), 0)), eps=eps)
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Optional
 
 from ..engine.tensor import Tensor
 from . import functional as F
 from . import init
-from .module import Module
-
-
-def _parameter(*shape: int, value: float = 0.0, dtype: Any = None, device: Optional[str] = None) -> Tensor:
-    return Tensor.full(shape, value, dtype=dtype or "float32", device=device, requires_grad=True)
+from .module import Module, parameter
 
 
 class Identity(Module):
@@ -32,10 +27,10 @@ class Linear(Module):
     ):
         self.in_features, self.out_features = in_features, out_features
         bound = 1.0 / math.sqrt(max(in_features, 1))
-        self.weight = init.uniform_(_parameter(out_features, in_features, dtype=dtype, device=device), -bound, bound)
+        self.weight = init.uniform_(parameter(out_features, in_features, dtype=dtype, device=device), -bound, bound)
         self.bias: Optional[Tensor] = None
         if bias:
-            self.bias = init.uniform_(_parameter(out_features, dtype=dtype, device=device), -bound, bound)
+            self.bias = init.uniform_(parameter(out_features, dtype=dtype, device=device), -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -54,8 +49,8 @@ class Conv1D(Module):
         self, out_features: int, in_features: int, bias: bool = True, device: Optional[str] = None, dtype=None
     ):
         self.in_features, self.out_features = in_features, out_features
-        self.weight = init.normal_(_parameter(in_features, out_features, dtype=dtype, device=device), 0.0, 0.02)
-        self.bias = _parameter(out_features, dtype=dtype, device=device) if bias else None
+        self.weight = init.normal_(parameter(in_features, out_features, dtype=dtype, device=device), 0.0, 0.02)
+        self.bias = parameter(out_features, dtype=dtype, device=device) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return x.linear(self.weight, self.bias)
@@ -82,7 +77,7 @@ class Embedding(Module):
             raise ValueError(f"Embedding: padding_idx {padding_idx} is no row of {num_embeddings}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = padding_idx if padding_idx is None else padding_idx % num_embeddings
-        self.weight = init.normal_(_parameter(num_embeddings, embedding_dim, dtype=dtype, device=device))
+        self.weight = init.normal_(parameter(num_embeddings, embedding_dim, dtype=dtype, device=device))
         if self.padding_idx is not None:
             with Tensor.no_grad():
                 rows = Tensor.arange(num_embeddings, dtype="int32", device=device).unsqueeze(-1)
@@ -94,31 +89,6 @@ class Embedding(Module):
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
-
-
-class LayerNorm(Module):
-    """(x - mean) / sqrt(var + eps) over the last dimensions, scaled and shifted (Ba et al., arXiv 1607.06450)."""
-
-    def __init__(
-        self,
-        normalized_shape: Union[int, Sequence[int]],
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        bias: bool = True,
-        device: Optional[str] = None,
-        dtype=None,
-    ):
-        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.eps = eps
-        affine = elementwise_affine
-        self.weight = _parameter(*self.normalized_shape, value=1.0, dtype=dtype, device=device) if affine else None
-        self.bias = _parameter(*self.normalized_shape, dtype=dtype, device=device) if affine and bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
 
 
 class Dropout(Module):
@@ -134,59 +104,6 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-class ReLU(Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.relu()
-
-
-class GELU(Module):
-    """x Φ(x); approximate="tanh" for 0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))."""
-
-    def __init__(self, approximate: str = "none"):
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f"GELU: approximate must be 'none' or 'tanh', not {approximate!r}")
-        self.approximate = approximate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.gelu(self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
-
-
-class QuickGELU(Module):
-    """x σ(1.702 x), the cheap approximation of GELU that some published models were trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (1.702 * x).sigmoid()
-
-
-class SiLU(Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.silu()
-
-
-class Tanh(Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.tanh()
-
-
-class Sigmoid(Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sigmoid()
-
-
-class Softmax(Module):
-    def __init__(self, dim: int = -1):
-        self.dim = dim
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.softmax(self.dim)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
 
 
 class Flatten(Module):

@@ -16,18 +16,25 @@ once, `state_dict()` under each of its names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self, Union
+from typing import Any, Optional, Self, Union
 
 import numpy as np
 
+from ..backends.dtypes import is_float
 from ..engine.tensor import Tensor
 from ..engine.trace import depend
+
+
+def parameter(*shape: int, value: float = 0.0, dtype: Any = None, device: Optional[str] = None) -> Tensor:
+    """A Tensor of float32, or of `dtype`, that requires grad: `value` everywhere."""
+    return Tensor.full(shape, value, dtype=dtype or "float32", device=device, requires_grad=True)
 
 
 class Module:
     """The base of every layer. Subclasses write `forward`; calling the module calls it."""
 
     training: bool = True
+    buffer_names: tuple[str, ...] = ()  # Tensors that never become parameters: statistics
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
@@ -136,10 +143,11 @@ class Module:
         return self.train(False)
 
     def requires_grad_(self, flag: bool = True) -> Self:
-        """Freeze (False) or free (True) every floating-point Tensor of the tree."""
-        for _, tensor in self._named_tensors():
-            if tensor.dtype.kind == "f":
-                tensor.requires_grad_(flag)
+        """Freeze (False) or free (True) every floating-point Tensor of the tree but the statistics."""
+        for module in self.modules():
+            for name, value in module._members():
+                if isinstance(value, Tensor) and is_float(value.dtype) and name not in module.buffer_names:
+                    value.requires_grad_(flag)
         return self
 
     def zero_grad(self) -> None:
@@ -169,8 +177,17 @@ class ModuleList(Module):
         yield from ((str(index), module) for index, module in enumerate(self._modules))
         yield from super()._members()
 
-    def append(self, module: Module) -> ModuleList:
+    def append(self, module: Module) -> Self:
         self._modules.append(module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        for module in list(modules):
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: Module) -> Self:
+        self._modules.insert(index, module)
         return self
 
     def __len__(self) -> int:
@@ -179,17 +196,66 @@ class ModuleList(Module):
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules)
 
-    def __getitem__(self, index: int) -> Module:
-        return self._modules[index]
+    def __getitem__(self, index: Union[int, slice]) -> Any:
+        """A module; for a slice a list of modules of this kind, which numbers them anew."""
+        return type(self)(self._modules[index]) if isinstance(index, slice) else self._modules[index]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self._modules[index] = module
+
+    def __delitem__(self, index: Union[int, slice]) -> None:
+        del self._modules[index]
 
 
 class Sequential(ModuleList):
-    """Modules applied one after the other."""
+    """Modules applied one after the other: several, or one dict of names and modules, whose names are attributes.
 
-    def __init__(self, *modules: Module):
-        super().__init__(modules)
+    >>> from clgrad import nn
+    >>> net = nn.Sequential({"first": nn.Linear(2, 3), "act": nn.ReLU()}).append(nn.Linear(3, 1, bias=False))
+    >>> list(net.state_dict()), net.first is net[0], len(net[1:])
+    (['first.weight', 'first.bias', '2.weight'], True, 2)
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(self, *modules: Union[Module, Mapping[str, Module]]):
+        first = modules[0] if len(modules) == 1 else None
+        named = first if isinstance(first, Mapping) else {str(i): module for i, module in enumerate(modules)}
+        super().__init__()
+        self._names = list(named)
+        for name, module in named.items():
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: {name!r} is a {type(module).__name__}, no Module")
+            self._modules.append(module)
+
+    def _members(self) -> Iterator[tuple[str, Union[Tensor, Module]]]:
+        yield from zip(self._names, self._modules, strict=True)
+        yield from Module._members(self)
+
+    def __getattr__(self, name: str) -> Module:
+        names = vars(self).get("_names", [])
+        if name not in names:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return self._modules[names.index(name)]
+
+    def append(self, module: Module) -> Self:
+        self._names.append(str(len(self._names)))
+        return super().append(module)
+
+    def insert(self, index: int, module: Module) -> Self:
+        super().insert(index, module)
+        self._names = [str(i) for i in range(len(self))]
+        return self
+
+    def __getitem__(self, index: Union[int, slice]) -> Any:
+        """A module; for a slice a Sequential of modules that keep their names."""
+        if not isinstance(index, slice):
+            return self._modules[index]
+        return type(self)(dict(zip(self._names[index], self._modules[index], strict=True)))
+
+    def __delitem__(self, index: Union[int, slice]) -> None:
+        super().__delitem__(index)
+        self._names = [str(i) for i in range(len(self))]
+
+    def forward(self, x: Any) -> Any:
         for module in self._modules:
             x = module(x)
         return x
