@@ -65,21 +65,21 @@ def ours(entry: Entry, example: Example, device: str) -> list[Tensor]:
     results = _results(entry.ours(*xs))
     targets = [x for x, want in zip(xs, wants) if want]
     found = list(results)
-    total = _contracted([r for r in results if r.requires_grad], example, device)
+    total = _contracted([r for r in results if r.requires_grad], example)
     for _ in range(entry.derivatives if example.pattern.derivative else 0):
         if total is None:
             slopes = [x.zeros_like() for x in targets]
         else:
             slopes = total.gradient(*targets)
         found += slopes
-        total = _contracted([g for g in slopes if g.requires_grad], example, device)
+        total = _contracted([g for g in slopes if g.requires_grad], example)
     return found
 
 
-def _contracted(tensors: list[Tensor], example: Example, device: str) -> Tensor | None:
+def _contracted(tensors: list[Tensor], example: Example) -> Tensor | None:
     total = None
     for tensor, weights in zip(tensors, _cotangents(example, [t.shape for t in tensors])):
-        term = (tensor * Tensor(weights, dtype=tensor.dtype, device=device)).sum()
+        term = (tensor * Tensor(weights, dtype=tensor.dtype, device=tensor.device)).sum()
         total = term if total is None else total + term
     return total
 
