@@ -12,6 +12,7 @@ try:
 except ImportError as error:
     raise ImportError('clgrad.testing needs Hypothesis: pip install "clgrad[testing]"') from error
 
+from .checking import PARTS, CheckFailure, check
 from .gradients import GradientError, NotCheckable, NotDifferentiable, gradcheck, gradgradcheck
 from .sample import FEATURES, Sample
 from .strategies import LAYOUTS, axes, broadcastable_shapes, dtypes, indices, operands, shapes, tensors
@@ -19,12 +20,15 @@ from .strategies import LAYOUTS, axes, broadcastable_shapes, dtypes, indices, op
 __all__ = [
     "FEATURES",
     "LAYOUTS",
+    "PARTS",
+    "CheckFailure",
     "GradientError",
     "NotCheckable",
     "NotDifferentiable",
     "Sample",
     "axes",
     "broadcastable_shapes",
+    "check",
     "dtypes",
     "gradcheck",
     "gradgradcheck",

@@ -59,30 +59,36 @@ def slope(along: Callable[[float], np.ndarray], expected: float, tolerance: floa
 
 def _slope(along: Callable[[float], np.ndarray], expected: float, tolerance: float) -> Slope:
     here, levels = along(0.0), []
+    known = expected if np.isfinite(expected) else 0.0
     for number in range(LEVELS):
         level = _level(along, here, FIRST / SMALLER**number)
         if level is None:
             continue
-        size = max(abs(level.value), abs(expected))
+        size = max(abs(level.value), abs(known))
         smooth = level.straightens or level.bend <= tolerance * size + level.noise
         if smooth and abs(level.value - expected) <= tolerance * size + level.noise:
             return Slope("agrees", level.value, tolerance * size, level.sides)
         if levels and level.noise > 1e-4 * size:
             break
         levels.append(level)
+        if len(levels) > 3 and not level.straightens and _alike(levels[-3:]):
+            break  # a kink, and not merely nearby
     if len(levels) < 2:
         return Slope("edge", np.nan, np.inf, (np.nan, np.nan))
     first, last = levels[0], levels[-1]
-    stairs = last.value == 0 != expected and first.value != 0
+    stairs = last.value == 0 != known and first.value != 0
     if stairs or _is_rough(along, FIRST / SMALLER**3):
+        coarse = _level(along, here, FIRST * SMALLER)
+        if coarse and coarse.straightens and abs(coarse.value - expected) <= tolerance * abs(expected):
+            return Slope("agrees", coarse.value, tolerance * abs(expected), coarse.sides)
         return Slope("rough", last.value, np.inf, last.sides)
-    if not last.straightens and last.bend > tolerance * max(abs(last.value), abs(expected)) + last.noise:
+    if not last.straightens and last.bend > tolerance * max(abs(last.value), abs(known)) + last.noise:
         return Slope("jump" if last.bend > 4 * first.bend else "kink", last.value, np.inf, last.sides)
     differences = [abs(a.value - b.value) for a, b in zip(levels, levels[1:])]
     best = int(np.argmin(differences))
     value, error = levels[best + 1].value, 4 * differences[best] + levels[best + 1].noise
     # Nothing is called wrong that the measurement cannot tell from right.
-    kind = "smooth" if error <= abs(value - expected) / 4 else "rough"
+    kind = "rough" if error > abs(value - expected) / 4 else "smooth"
     return Slope(kind, value, error, levels[best + 1].sides)
 
 
@@ -101,6 +107,12 @@ def _level(along: Callable[[float], np.ndarray], here: np.ndarray, h: float) -> 
         return None
     noise = ROUNDING * EPS * magnitude / h
     return _Level(value, bends[1], noise, bends[1] <= 0.6 * bends[0] + noise, sides)
+
+
+def _alike(levels: list[_Level]) -> bool:
+    bends = [level.bend for level in levels]
+    values = [level.value for level in levels]
+    return max(bends) - min(bends) < 1e-2 * min(bends) and max(values) - min(values) < 1e-2 * min(bends)
 
 
 def _is_rough(along: Callable[[float], np.ndarray], h: float) -> bool:

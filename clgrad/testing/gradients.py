@@ -132,6 +132,7 @@ def gradcheck(
     `inputs` are arrays, `Sample`s or Tensors; whatever else there is, integers included, is passed on as it is. Floats
     become float64: arrays and samples on `device`, Tensors on their own, which must have float64. `tolerance` is
     relative to the larger of the two values compared; to it comes the rounding of float64 that the step admits.
+    `fast` does not say which elements lie on a kink.
 
     Raises GradientError for a wrong gradient, NotDifferentiable where the slopes from left and right differ (choose
     other inputs: no tolerance makes such a point right), NotCheckable for a function that is not deterministic or not
@@ -158,6 +159,8 @@ def gradcheck(
                 _along(function, weights, number, direction, outputs), float((gradient * direction).sum()), tolerance
             )
             failed = {(): found} if found.kind != "agrees" else {}
+            if found.kind in ("kink", "jump", "edge"):  # which elements it is costs more than other inputs do
+                raise NotDifferentiable(f"input {position}: a {found.kind} along a random direction", position, [])
         else:
             failed = _failures(function, weights, number, gradient, tolerance)
         if failed:
@@ -302,8 +305,8 @@ def _not_smooth(function: Function, position: int, failed: dict[tuple[int, ...],
     where = f"input {position} at {list(at)}, where it is {value!r}"
     if found.kind == "rough":
         raise NotCheckable(
-            f"{where}: the values jump about by more than float64 rounds; is part of fn computed in float32 or less? "
-            "(integers and halves inside fn have no useful differences)"
+            f"{where}: the values jump about by more than float64 rounds; is part of fn computed in float32 or less, "
+            "or random? (integers and halves inside fn have no useful differences)"
         )
     if found.kind == "edge":
         raise NotDifferentiable(f"{where}: fn is not finite on both sides of it", position, list(failed))

@@ -246,11 +246,14 @@ def _is_strategy(value: Any) -> bool:
 
 
 @st.composite
-def operands(draw, count: int = 1, broadcast: bool = False, shape: Any = None, **options) -> tuple[Sample, ...]:
+def operands(
+    draw, count: int = 1, broadcast: bool = False, shape: Any = None, max_elements: int = 300, **options
+) -> tuple[Sample, ...]:
     """`count` samples of one shape, or of shapes that broadcast together; options as for `tensors`."""
     if broadcast:
-        return tuple(draw(tensors(each, **options)) for each in draw(broadcastable_shapes(count)))
-    size = _shape(draw, 0, 4, 0, 17, 300) if shape is None else draw(shape) if _is_strategy(shape) else shape
+        drawn = draw(broadcastable_shapes(count, max_elements=max_elements))
+        return tuple(draw(tensors(each, **options)) for each in drawn)
+    size = _shape(draw, 0, 4, 0, 17, max_elements) if shape is None else draw(shape) if _is_strategy(shape) else shape
     return tuple(draw(tensors(size, **options)) for _ in range(count))
 
 
