@@ -257,7 +257,7 @@ def _pull_back(
             g_node = found.pop(node, None)
             if node in cuts:
                 whole = _whole(node, cuts.pop(node))
-                g_node = whole if g_node is None else g_node + whole
+                g_node = whole if g_node is None or whole is None else g_node + whole
             if g_node is None:
                 continue
             if wanted(node):
@@ -278,7 +278,7 @@ def _pull_back(
     return result
 
 
-def _whole(x: Node, cuts: dict[Node, Node]) -> Node:
+def _whole(x: Node, cuts: dict[Node, Node]) -> Optional[Node]:
     """The gradient of `x`, given those of the parts that it was shrunk to."""
     if len(cuts) > 1:
         pieces: dict[Bounds, Node] = {}
@@ -286,9 +286,7 @@ def _whole(x: Node, cuts: dict[Node, Node]) -> Node:
             pieces[part.arg] = g if part.arg not in pieces else pieces[part.arg] + g
         return _joined(x, pieces)
     ((part, g),) = cuts.items()
-    (whole,) = GRADIENTS["shrink"](g, part, x)
-    assert whole is not None
-    return whole
+    return GRADIENTS["shrink"](g, part, x)[0]
 
 
 def _joined(x: Node, pieces: dict[Bounds, Node]) -> Node:

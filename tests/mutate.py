@@ -309,12 +309,12 @@ def changed(mutant: Mutant):
 def candidates(mutant: Mutant, uses: dict[Any, list[Use]]) -> list[Use]:
     """The simplest users of what was changed, of different dtypes."""
     if mutant.table == "FUNCTIONS":
-        found = sorted(use for key, known in uses.items() if key[0] == mutant.key for use in known)
+        found = [use for key, known in uses.items() if key[0] == mutant.key for use in known]
     else:
-        found = uses.get(mutant.key, [])
+        found = list(uses.get(mutant.key, []))
     if mutant.table in VECTORS:
         found = [use for use in found if use.dtype == VECTORS[mutant.table]]
-    return found[:CANDIDATES]
+    return sorted(found, key=lambda use: use.size)[:CANDIDATES]
 
 
 def noticed(use: Use, device: str) -> bool:
