@@ -29,6 +29,7 @@ from . import (
     products,
     random,
     reduction,
+    sampling,
     scan,
     scatter,
     sort,
@@ -53,6 +54,7 @@ class Methods:
         classmethod(creation.empty),
     )
     full_like, zeros_like, ones_like = creation.full_like, creation.zeros_like, creation.ones_like
+    empty_like = creation.empty_like
     arange, linspace, eye = (
         classmethod(creation.arange),
         classmethod(creation.linspace),
@@ -63,6 +65,12 @@ class Methods:
     uniform = classmethod(random.uniform)
     normal = classmethod(random.normal)
     randint = classmethod(random.randint)
+    rand_like, randn_like, randint_like = random.rand_like, random.randn_like, random.randint_like
+    scaled_uniform = classmethod(random.scaled_uniform)
+    glorot_uniform = classmethod(random.glorot_uniform)
+    kaiming_uniform, kaiming_normal = classmethod(random.kaiming_uniform), classmethod(random.kaiming_normal)
+    randperm = classmethod(sampling.randperm)
+    multinomial = sampling.multinomial
     manual_seed = classmethod(random.manual_seed)
     get_rng_state = classmethod(random.get_state)
     set_rng_state = classmethod(random.set_state)

@@ -14,14 +14,18 @@ True
 from __future__ import annotations
 
 import os
-from math import pi, prod
-from typing import TYPE_CHECKING, Optional
+from math import pi, prod, sqrt
+from typing import TYPE_CHECKING, Optional, Union
+
+import numpy as np
 
 from ..backends import dtypes
+from ..backends.dtypes import DType, is_float, is_int
 from . import node as nodes
 from . import trace
+from .creation import ArgumentError, checked_shape, device_name
 from .device import Device
-from .movement import as_shape
+from .ops import ShapeError
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -106,56 +110,171 @@ def bits(tensor_type: type[Tensor], shape: tuple[int, ...], device: str) -> Tens
     return tensor_type._wrap(nodes.random_bits(key, counter, shape))
 
 
-def _shape_device(shape: tuple, device: Optional[str]) -> tuple[tuple[int, ...], str]:
-    return as_shape(shape), Device.canonical(device) if device else Device.DEFAULT
+def unit(tensor_type: type[Tensor], shape: tuple[int, ...], device: str, dtype: DType = dtypes.float32) -> Tensor:
+    """Uniform in [0, 1): as many random bits as a float of `dtype` has digits, so that each value is exact.
+
+    The result is of the dtype that is computed in: float32 for halves.
+    """
+    if dtype == dtypes.float64:
+        return (long_bits(tensor_type, shape, device) >> 11).cast(dtype) * 2.0**-53
+    digits = {dtypes.float16: 11, dtypes.bfloat16: 8}.get(dtype, 24)
+    return (bits(tensor_type, shape, device) >> (32 - digits)).cast(dtypes.float32) * 2.0**-digits
 
 
-def _finish(x: Tensor, dtype, requires_grad: bool) -> Tensor:
-    x = x.cast(dtype or dtypes.default_float)
+def long_bits(tensor_type: type[Tensor], shape: tuple[int, ...], device: str) -> Tensor:
+    """Uniform 64-bit words."""
+    high, low = bits(tensor_type, (2, *shape), device).cast(dtypes.uint64).split(1)
+    return ((high << 32) | low).reshape(shape)
+
+
+def below(words: Tensor, limit: Union[int, Tensor]) -> Tensor:
+    """Uniform in 0 <= i < limit from uint64 words: the high half of word times limit, which is uint64 too."""
+    if isinstance(limit, int):
+        limit = words.full_like(limit)
+    mask = 2**32 - 1
+    high, low = words >> 32, words & mask
+    limit_high, limit_low = limit >> 32, limit & mask
+    middle = high * limit_low + ((low * limit_low) >> 32)
+    other = low * limit_high + (middle & mask)
+    return high * limit_high + (middle >> 32) + (other >> 32)
+
+
+def _float_dtype(op: str, dtype) -> DType:
+    wanted = dtypes.as_dtype(dtype or dtypes.default_float)
+    if not is_float(wanted):
+        raise ArgumentError(f"{op}: gives floats, not {wanted}; use randint, or cast")
+    return wanted
+
+
+def _finish(x: Tensor, dtype: DType, requires_grad: bool) -> Tensor:
+    x = x.cast(dtype)
     return x.requires_grad_() if requires_grad else x
 
 
-def unit(tensor_type: type[Tensor], shape: tuple[int, ...], device: str) -> Tensor:
-    """float32 in [0, 1): 24 random bits, each value exact."""
-    return (bits(tensor_type, shape, device) >> 8).cast(dtypes.float32) * 2.0**-24
-
-
 def rand(cls: type[Tensor], *shape, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
-    """Uniform in [0, 1)."""
-    sizes, name = _shape_device(shape, device)
-    return _finish(unit(cls, sizes, name), dtype, requires_grad)
+    """Uniform in [0, 1), in steps of the dtype's precision. ArgumentError for a dtype that is not a float."""
+    wanted = _float_dtype("rand", dtype)
+    return _finish(unit(cls, checked_shape("rand", shape), device_name(device), wanted), wanted, requires_grad)
 
 
 def uniform(
     cls: type[Tensor], *shape, low: float = 0.0, high: float = 1.0, dtype=None, device=None, requires_grad: bool = False
 ) -> Tensor:
-    """Uniform in [low, high)."""
-    sizes, name = _shape_device(shape, device)
-    return _finish(unit(cls, sizes, name) * (high - low) + low, dtype, requires_grad)
+    """Uniform in [low, high), but for rounding. Integers are rounded towards `low`. ArgumentError if low > high."""
+    if not low <= high:
+        raise ArgumentError(f"uniform: low must not be above high, and [{low}, {high}) is no range")
+    wanted = dtypes.as_dtype(dtype or dtypes.default_float)
+    u = unit(cls, checked_shape("uniform", shape), device_name(device), wanted) * (high - low)
+    return _finish(u + low if is_float(wanted) else u.cast(wanted) + low, wanted, requires_grad)
+
+
+def _standard(cls: type[Tensor], sizes: tuple[int, ...], device: str, dtype: DType) -> Tensor:
+    """Normal with mean 0 and variance 1, in float32 or float64."""
+    both = unit(cls, (2, *sizes), device, dtypes.float64 if dtype == dtypes.float64 else dtypes.float32)
+    radius = ((1.0 - both[0]).log() * -2.0).sqrt()  # 1 - u is in (0, 1], so the logarithm is finite
+    return (both[1] * (2 * pi)).cos() * radius
 
 
 def randn(cls: type[Tensor], *shape, dtype=None, device=None, requires_grad: bool = False) -> Tensor:
-    """Normal with mean 0 and variance 1 (Box and Muller, 1958)."""
-    sizes, name = _shape_device(shape, device)
-    both = unit(cls, (2, *sizes), name)
-    radius = ((1.0 - both[0]).log() * -2.0).sqrt()  # 1 - u is in (0, 1], so the logarithm is finite
-    return _finish((both[1] * (2 * pi)).cos() * radius, dtype, requires_grad)
+    """Normal with mean 0 and variance 1 (Box and Muller, 1958). ArgumentError for a dtype that is not a float."""
+    wanted = _float_dtype("randn", dtype)
+    return _finish(_standard(cls, checked_shape("randn", shape), device_name(device), wanted), wanted, requires_grad)
 
 
 def normal(
     cls: type[Tensor], *shape, mean: float = 0.0, std: float = 1.0, dtype=None, device=None, requires_grad: bool = False
 ) -> Tensor:
-    """Normal with the given mean and standard deviation."""
-    return _finish(randn(cls, *shape, device=device) * std + mean, dtype, requires_grad)
+    """Normal with the given mean and standard deviation. ArgumentError if std < 0, or for a dtype that is no float."""
+    if not std >= 0:
+        raise ArgumentError(f"normal: the standard deviation must not be negative, and is {std}")
+    wanted = _float_dtype("normal", dtype)
+    z = _standard(cls, checked_shape("normal", shape), device_name(device), wanted)
+    return _finish(z * std + mean, wanted, requires_grad)
 
 
-def randint(cls: type[Tensor], *shape, low: int = 0, high: int = 10, dtype=None, device=None) -> Tensor:
-    """Integers in [low, high), int64 unless `dtype` says otherwise: the high half of word times range."""
-    if not 0 < high - low <= 2**32:
-        raise ValueError(f"randint: [{low}, {high}) must hold between 1 and 2**32 integers")
-    sizes, name = _shape_device(shape, device)
-    wide = bits(cls, sizes, name).cast(dtypes.uint64) * (high - low)
-    return ((wide >> 32).cast(dtypes.int64) + low).cast(dtype or dtypes.default_int)
+def randint(
+    cls: type[Tensor], *shape, low: int = 0, high: int = 10, dtype=None, device=None, requires_grad: bool = False
+) -> Tensor:
+    """Integers in [low, high), int64 unless `dtype` says otherwise: the high half of a random word times the range.
+
+    The word has 32 bits for up to 2^32 integers, else 64. Raises ArgumentError if there is none in the range, or one
+    that `dtype` does not hold.
+    """
+    wanted = dtypes.as_dtype(dtype or dtypes.default_int)
+    info = np.iinfo(wanted if is_int(wanted) else dtypes.int64)
+    least, most = (0, 1) if wanted == dtypes.bool_ else (int(info.min), int(info.max))
+    if not low < high:
+        raise ArgumentError(f"randint: low must be below high, and [{low}, {high}) holds no integer")
+    if low < least or high - 1 > most:
+        raise ArgumentError(f"randint: [{low}, {high}) is not within [{least}, {most}], what {wanted} holds")
+    sizes, name, count = checked_shape("randint", shape), device_name(device), high - low
+    if count <= 2**32:
+        offset = (bits(cls, sizes, name).cast(dtypes.uint64) * count) >> 32
+    elif count < 2**64:
+        offset = below(long_bits(cls, sizes, name), count)
+    else:
+        offset = long_bits(cls, sizes, name)
+    result = offset + low % 2**64  # modulo 2^64, as a cast to a signed integer is
+    return _finish(result if wanted == dtypes.uint64 else result.cast(dtypes.int64), wanted, requires_grad)
+
+
+def rand_like(self: Tensor, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
+    """`rand` of this Tensor's shape, dtype and device."""
+    return type(self).rand(
+        self.shape, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad
+    )
+
+
+def randn_like(self: Tensor, dtype=None, device: Optional[str] = None, requires_grad: bool = False) -> Tensor:
+    """`randn` of this Tensor's shape, dtype and device."""
+    return type(self).randn(
+        self.shape, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad
+    )
+
+
+def randint_like(self: Tensor, low: int = 0, high: int = 10, dtype=None, device: Optional[str] = None) -> Tensor:
+    """`randint` of this Tensor's shape, dtype and device."""
+    return type(self).randint(self.shape, low=low, high=high, dtype=dtype or self.dtype, device=device or self.device)
+
+
+def scaled_uniform(cls: type[Tensor], *shape, **options) -> Tensor:
+    """Uniform in [-1, 1) divided by the square root of the number of elements; `options` as `uniform`'s."""
+    bound = max(1, prod(checked_shape("scaled_uniform", shape))) ** -0.5
+    return cls.uniform(*shape, low=-bound, high=bound, **options)
+
+
+def _fans(op: str, shape: tuple) -> tuple[int, int]:
+    """(inputs, outputs) of a weight of shape (outputs, inputs, ...)."""
+    sizes = checked_shape(op, shape)
+    if not sizes:
+        raise ShapeError(f"{op}: a weight has a dimension at least, and () has none")
+    return max(1, prod(sizes[1:])), sizes[0]
+
+
+def glorot_uniform(cls: type[Tensor], *shape, **options) -> Tensor:
+    """Uniform in [-b, b) with b = sqrt(6 / (inputs + outputs)) for shape (outputs, inputs, ...).
+
+    (Glorot and Bengio, 2010.) `options` as `uniform`'s.
+    """
+    bound = sqrt(6 / sum(_fans("glorot_uniform", shape)))
+    return cls.uniform(*shape, low=-bound, high=bound, **options)
+
+
+def kaiming_uniform(cls: type[Tensor], *shape, a: float = 0.01, **options) -> Tensor:
+    """Uniform in [-b, b) with b = sqrt(6 / ((1 + a^2) inputs)) for shape (outputs, inputs, ...).
+
+    `a` is the slope of the leaky ReLU that follows (He et al., 2015). `options` as `uniform`'s.
+    """
+    bound = sqrt(6 / ((1 + a * a) * _fans("kaiming_uniform", shape)[0]))
+    return cls.uniform(*shape, low=-bound, high=bound, **options)
+
+
+def kaiming_normal(cls: type[Tensor], *shape, a: float = 0.01, **options) -> Tensor:
+    """Normal with mean 0 and variance 2 / ((1 + a^2) inputs) for shape (outputs, inputs, ...).
+
+    `a` is the slope of the leaky ReLU that follows (He et al., 2015). `options` as `normal`'s.
+    """
+    return cls.normal(*shape, std=sqrt(2 / ((1 + a * a) * _fans("kaiming_normal", shape)[0])), **options)
 
 
 def dropout(self: Tensor, p: float = 0.5) -> Tensor:
