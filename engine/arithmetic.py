@@ -31,6 +31,13 @@ def _pair(a: Tensor, b: Operand, op: str, reverse: bool) -> tuple[Tensor, Tensor
     return (b, a) if reverse else (a, b)
 
 
+def _floats(a: Tensor, b: Operand, op: str, reverse: bool = False) -> tuple[Tensor, Tensor]:
+    """Both operands, of one float dtype: integers become float32, and numbers are not rounded to integers before."""
+    a, b = floats(a)._meet(float(b), op) if isinstance(b, (int, float)) else map(floats, a._meet(b, op))
+    a, b = a._meet(b, op)
+    return (b, a) if reverse else (a, b)
+
+
 def _numbers(x: Tensor) -> Tensor:
     """Bools as integers."""
     return x.cast(dtypes.default_int) if is_bool(x.dtype) else x
@@ -69,10 +76,8 @@ def div(self: Tensor, x: Operand, reverse: bool = False, rounding_mode: Optional
     derivative. Raises RuntimeError for any other mode.
     """
     if rounding_mode is None:
-        if isinstance(x, (int, float)):
-            return floats(self)._binary("div", float(x), swap=reverse)
-        a, b = _pair(self, x, "div", reverse)
-        return floats(a)._binary("div", floats(b))
+        a, b = _floats(self, x, "div", reverse)
+        return a._binary("div", b)
     if rounding_mode not in ("floor", "trunc"):
         raise RuntimeError(f'div: rounding_mode must be None, "floor" or "trunc", not {rounding_mode!r}')
     a, b = map(_numbers, _pair(self, x, "div", reverse))
@@ -178,7 +183,7 @@ def minimum(self: Tensor, x: Operand) -> Tensor:
 
 def copysign(self: Tensor, other: Operand) -> Tensor:
     """|self| with the sign of `other`, that of its zeros and NaNs included. Integers become float32."""
-    a, b = _expanded("copysign", *map(floats, self._meet(other, "copysign")))
+    a, b = _expanded("copysign", *_floats(self, other, "copysign"))
     width = 8 * a.dtype.itemsize
     bits, most = f"int{width}", 2 ** (width - 1) - 1
     expansion = ((a.bitcast(bits) & most) | (b.bitcast(bits) & ~most)).bitcast(a.dtype).node
@@ -194,18 +199,18 @@ def _copysign_gradient(arg: None, g: Node, y: Node, a: Node, b: Node):
 
 def logaddexp(self: Tensor, other: Operand) -> Tensor:
     """log(exp(self) + exp(other)), without overflow. Integers become float32."""
-    a, b = _expanded("logaddexp", *map(floats, self._meet(other, "logaddexp")))
+    a, b = _expanded("logaddexp", *_floats(self, other, "logaddexp"))
     wide = [x.cast(dtypes.accumulator(x.dtype))._source() for x in (a, b)]
     return type(self)._wrap(composite.log_add_exp(*wide)).cast(a.dtype)
 
 
 def lerp(self: Tensor, end: Operand, weight: Operand) -> Tensor:
     """self + weight (end - self): exactly self at weight 0 and exactly `end` at 1."""
-    start, end = map(floats, self._meet(end, "lerp"))
+    start, end = _floats(self, end, "lerp")
     way = end - start
     if isinstance(weight, (int, float)):
-        return start + way * weight if weight < 0.5 else end - way * (1 - weight)
-    return (weight < 0.5).where(start + way * weight, end - way * (1 - weight))
+        return start + way * weight if abs(weight) < 0.5 else end - way * (1 - weight)
+    return (weight.abs() < 0.5).where(start + way * weight, end - way * (1 - weight))
 
 
 # --- comparisons -----------------------------------------------------------------------------------------------------
@@ -250,9 +255,9 @@ def isclose(self: Tensor, other: Operand, rtol: float = 1e-05, atol: float = 1e-
     """
     if rtol < 0 or atol < 0:
         raise RuntimeError(f"isclose: tolerances are not below 0, unlike rtol={rtol} or atol={atol}")
-    a, b = map(_numbers, self._meet(other, "isclose"))
+    a, b = _floats(self, other, "isclose")
     distance = (a - b).abs()
-    near = distance.isfinite() & (distance <= (floats(b) * rtol).abs() + atol)
+    near = distance.isfinite() & (distance <= (b * rtol).abs() + atol)
     close = (a == b) | near
     return close | (a.isnan() & b.isnan()) if equal_nan else close
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from .entry import ALL, BOOL, FLOATS, INTS, Entry, Operand
+from .entry import ALL, BOOL, FLOATS, INTS, WIDE, Entry, Operand
 
 POSITIVE = (Operand(low=0.25), Operand(low=0.25))
 
 
+WHOLE = (Operand(), Operand(low=1, high=7))  # torch raises, or ends the process, where the second is 0 or -1
+
+
 def ties(a, b):
     return a == b
+
+
+def near_whole(a, b):
+    return abs(a / b - np.round(a / b)) < 1e-9
+
+
+def either_sign(function):
+    """Of a divisor as it is, and of a negative one that is not -1."""
+    return lambda a, b: (function(a, b), function(a, -b - 1))
 
 
 # fmt: off
@@ -26,12 +39,13 @@ ENTRIES = [
     Entry("3 -", "Tensor.__rsub__", lambda a: 3 - a, dtypes=FLOATS + INTS),
     Entry("1 /", "Tensor.__rtruediv__", lambda a: 1 / a, operands=POSITIVE[:1], dtypes=FLOATS),
     Entry("// of integers", "Tensor.__floordiv__", lambda a: a // 3, dtypes=INTS, derivatives=0),
-    Entry("// of floats", "Tensor.__floordiv__", lambda a: a // 0.75, dtypes=FLOATS[-2:], special=False,
-          derivatives=0),
+    # torch has no derivative for it
+    Entry("// of floats", "Tensor.__floordiv__", lambda a, b: a // b * a, lambda a, b: a.detach() // b.detach() * a,
+          operands=POSITIVE, dtypes=WIDE, special=False, kinks=near_whole),
     Entry("% of integers", "Tensor.__mod__", lambda a: a % 3, dtypes=INTS, derivatives=0),
-    Entry("% of floats", "Tensor.__mod__", lambda a: a % 0.75, dtypes=FLOATS[-2:], special=False),
-    Entry("mod", "Tensor.mod", lambda a, b: a % b, operands=POSITIVE, dtypes=FLOATS[-2:], special=False,
-          kinks=lambda a, b: abs(a / b - (a / b).round()) < 1e-9),
+    Entry("% of floats", "Tensor.__mod__", lambda a: a % 0.75, dtypes=WIDE, special=False),
+    Entry("mod", "Tensor.mod", lambda a, b: a % b, operands=POSITIVE, dtypes=WIDE, special=False,
+          kinks=near_whole),
     Entry("** 2", "Tensor.__pow__", lambda a: a**2, dtypes=FLOATS + INTS),
     Entry("** 3", "Tensor.__pow__", lambda a: a**3, dtypes=FLOATS + INTS),
     Entry("** 0", "Tensor.__pow__", lambda a: a**0, dtypes=FLOATS + INTS),
@@ -39,7 +53,13 @@ ENTRIES = [
     Entry("** -2", "Tensor.__pow__", lambda a: a**-2, operands=POSITIVE[:1]),
     Entry("** 0.5", "Tensor.__pow__", lambda a: a**0.5, operands=POSITIVE[:1]),
     Entry("** 2.5", "Tensor.__pow__", lambda a: a**2.5, operands=POSITIVE[:1]),
-    Entry("**", "Tensor.pow", lambda a, b: a**b, operands=POSITIVE, broadcast=True, dtypes=FLOATS[-2:]),
+    Entry("**", "Tensor.pow", lambda a, b: a**b, operands=POSITIVE, broadcast=True, dtypes=WIDE),
+    Entry("** of integers", ("Tensor.__pow__", "Tensor.pow"), lambda a, b: a**b, dtypes=INTS, broadcast=True,
+          operands=(Operand(), Operand(low=-3, high=70)), derivatives=0),
+    Entry("** 7 of integers", "Tensor.__pow__", lambda a: a**7, dtypes=INTS + BOOL, derivatives=0),
+    Entry("** 0.5 of integers", "Tensor.__pow__", lambda a: a**1.5, dtypes=INTS, derivatives=0),
+    Entry("3 ** integers", "Tensor.__rpow__", lambda a: 3**a, dtypes=INTS, derivatives=0,
+          operands=(Operand(low=-3, high=70),)),
     Entry("2 **", "Tensor.__rpow__", lambda a: 2**a),
     Entry("& | ^", ("Tensor.bitwise_and", "Tensor.bitwise_or", "Tensor.bitwise_xor", "Tensor.__and__", "Tensor.__or__",
                     "Tensor.__xor__"), lambda a, b: (a & b, a | b, a ^ b), operands=2, dtypes=INTS + BOOL,
@@ -48,12 +68,25 @@ ENTRIES = [
           lambda a: (3 & a, 3 | a, 3 ^ a), dtypes=INTS, derivatives=0),
     Entry("<< >>", ("Tensor.lshift", "Tensor.rshift", "Tensor.__lshift__", "Tensor.__rshift__"),
           lambda a, b: (a << b, a >> b), operands=(Operand(), Operand(low=0, high=7)), dtypes=INTS, derivatives=0),
+    Entry("<< >> of numbers", ("Tensor.__rlshift__", "Tensor.__rrshift__"), lambda b: (3 << b, -100 >> b),
+          operands=(Operand(low=0, high=7),), dtypes=INTS[:4], derivatives=0),
     Entry("< >=", ("Tensor.__lt__", "Tensor.__ge__"), lambda a, b: (a < b, a >= b), operands=2, broadcast=True,
           dtypes=ALL, derivatives=0),
     Entry("<= >", ("Tensor.__le__", "Tensor.__gt__"), lambda a, b: (a <= b, a > b), operands=2, broadcast=True,
           dtypes=ALL, derivatives=0),
     Entry("== !=", ("Tensor.__eq__", "Tensor.__ne__"), lambda a, b: (a == b, a != b), operands=2, broadcast=True,
           dtypes=ALL, derivatives=0),
+    Entry("eq ne", ("Tensor.eq", "Tensor.ne"), lambda a, b: (a.eq(b), a.ne(b)), operands=2, broadcast=True, dtypes=ALL,
+          derivatives=0),
+    Entry("isclose", "Tensor.isclose", lambda a, b: a.isclose(b, rtol=0.25, atol=0.5), operands=2, broadcast=True,
+          dtypes=FLOATS + INTS, derivatives=0),
+    Entry("isclose(equal_nan)", "Tensor.isclose", operands=2, derivatives=0,
+          ours=lambda a, b: (a.isclose(a, equal_nan=True), a.isclose(b, 0, 1, True))),
+    Entry("allclose", "Tensor.allclose",
+          lambda a, b: (a.allclose(a), a.allclose(b, 1, 2), a.allclose(b, equal_nan=True)),
+          lambda a, b: tuple(torch.tensor(c) for c in (torch.allclose(a, a), torch.allclose(a, b, 1, 2),
+                                                       torch.allclose(a, b, equal_nan=True))),
+          operands=2, dtypes=FLOATS + INTS, derivatives=0),
     Entry("!= 1", "Tensor.__ne__", lambda a: a != 1, dtypes=FLOATS + INTS, derivatives=0),
     Entry("mixed dtypes", "Tensor.__add__", lambda a: a + a.cast("float32") * 2, lambda a: a + a.float() * 2,
           dtypes=INTS, derivatives=0),
@@ -62,5 +95,13 @@ ENTRIES = [
           dtypes=ALL, kinks=ties),
     Entry("minimum", "Tensor.minimum", lambda a, b: a.minimum(b), torch.minimum, operands=2, broadcast=True,
           dtypes=ALL, kinks=ties),
+    Entry("copysign", "Tensor.copysign", lambda a, b: a.copysign(b), operands=2, broadcast=True,
+          kinks=lambda a, b: a == 0),
+    Entry("copysign of integers", "Tensor.copysign", lambda a, b: (a.copysign(b), a.copysign(-1)), operands=2,
+          dtypes=INTS, derivatives=0),
+    Entry("logaddexp", "Tensor.logaddexp", lambda a, b: a.logaddexp(b), torch.logaddexp, operands=2, broadcast=True,
+          special="mild"),
+    Entry("lerp between", "Tensor.lerp", lambda a, b, w: a.lerp(b, w), operands=3, broadcast=True, special="mild",
+          dtypes=WIDE, ulp=16, kinks=lambda a, b, w: abs(w) == 0.5),
     Entry("lerp", "Tensor.lerp", lambda a, b: a.lerp(b, 0.25), operands=2, broadcast=True, special="mild", ulp=16),
 ]
