@@ -1,6 +1,6 @@
 """Layers, losses, optimisers and schedules on the Tensor, under PyTorch's names.
 
-One family a file: `module` (the tree), `layers`, `activations`, `convolution`, `normalization`, `recurrent`;
+One family a file: `module` (the tree), `layers`, `activations`, `convolution`, `normalization`, `pooling`, `recurrent`;
 `functional` (layers and losses as functions), `init`, `optim`, `schedule`, `flat` (many Tensors as one), `utils`
 (gradient clipping), `state` (safetensors files).
 """
@@ -47,9 +47,13 @@ from .normalization import (
     LayerNorm,
     RMSNorm,
 )
+from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from .recurrent import LSTMCell
 
 __all__ = [
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -84,6 +88,9 @@ __all__ = [
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
     "Mish",
     "Module",
     "ModuleList",

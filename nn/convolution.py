@@ -25,7 +25,7 @@ Sizes = Union[int, Sequence[int]]
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
-def _each(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
+def each(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
     """One number for each of `rank` axes; one alone stands for all of them."""
     sizes = (value,) if isinstance(value, int) else tuple(value)
     sizes = sizes * rank if len(sizes) == 1 else sizes
@@ -46,8 +46,8 @@ def _conv(rank: int, x: Tensor, weight: Tensor, bias, stride, padding, dilation,
     name = f"conv{rank}d"
     _check_rank(name, x, weight, rank)
     if not isinstance(padding, str):
-        padding = _each(f"{name}: padding", padding, rank)
-    stride, dilation = _each(f"{name}: stride", stride, rank), _each(f"{name}: dilation", dilation, rank)
+        padding = each(f"{name}: padding", padding, rank)
+    stride, dilation = each(f"{name}: stride", stride, rank), each(f"{name}: dilation", dilation, rank)
     return x.conv2d(weight, bias, groups, stride, dilation, padding)
 
 
@@ -99,10 +99,10 @@ def _conv_transpose(
         weight,
         bias,
         groups,
-        _each(f"{name}: stride", stride, rank),
-        _each(f"{name}: dilation", dilation, rank),
-        _each(f"{name}: padding", padding, rank),
-        _each(f"{name}: output_padding", output_padding, rank),
+        each(f"{name}: stride", stride, rank),
+        each(f"{name}: dilation", dilation, rank),
+        each(f"{name}: padding", padding, rank),
+        each(f"{name}: output_padding", output_padding, rank),
     )
 
 
@@ -165,7 +165,7 @@ class _Convolution(Module):
             raise ValueError(f"{name}: {in_channels} and {out_channels} channels do not divide into {groups} groups")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         for option, value in sizes.items():
-            setattr(self, option, _each(f"{name}: {option}", value, self.rank))
+            setattr(self, option, each(f"{name}: {option}", value, self.rank))
         shape = self._weight_shape()
         # kaiming_uniform_ with a = sqrt(5), as PyTorch writes it. What it counts is axis 1 times the kernel.
         bound = 1.0 / math.sqrt(max(math.prod(shape[1:]), 1))
@@ -216,7 +216,7 @@ class _Conv(_Convolution):
                 raise ValueError(f"{name}: padding must be 'same', 'valid' or numbers, not {padding!r}")
             if padding == "same" and set(self.stride) != {1}:
                 raise ValueError(f"{name}: padding 'same' needs stride 1, not {self.stride}")
-        self.padding = padding if isinstance(padding, str) else _each(f"{name}: padding", padding, self.rank)
+        self.padding = padding if isinstance(padding, str) else each(f"{name}: padding", padding, self.rank)
         self.padding_mode = padding_mode
 
     def _weight_shape(self) -> tuple[int, ...]:

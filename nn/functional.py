@@ -6,11 +6,24 @@ Most are one Tensor method; they are here so that code written for PyTorch finds
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Optional
 
 from ..engine.tensor import Tensor
 from .convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d  # noqa: F401
 from .normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm  # noqa: F401
+from .pooling import (  # noqa: F401
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    interpolate,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
 
 # -- activations
 
@@ -159,6 +172,16 @@ def scaled_dot_product_attention(
     return query.scaled_dot_product_attention(key, value, attn_mask, dropout_p, is_causal)
 
 
+def one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
+    """(...) integers to (..., num_classes) int64: 1 at the index, 0 elsewhere. See `Tensor.one_hot`."""
+    return index.one_hot(num_classes)
+
+
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: Optional[float] = None) -> Tensor:
+    """`pad` holds the widths of the last axes, the last first: (left, right, top, bottom, ...). See `Tensor.pad`."""
+    return x.pad(tuple(pad), mode, 0.0 if value is None else value)
+
+
 # -- losses
 
 
@@ -286,8 +309,3 @@ def _class_loss(
         return loss.sum()
     share = one.expand(target.shape) if weight is None else chosen.where(weight, 0.0).sum(-1)
     return loss.sum() / counted.where(share, 0.0).sum()
-
-
-def one_hot(index: Tensor, num_classes: int) -> Tensor:
-    """(...) integers to (..., num_classes) int64: 1 at the index, 0 elsewhere (everywhere if it is out of range)."""
-    return (Tensor.arange(num_classes, dtype=index.dtype, device=index.device) == index.unsqueeze(-1)).long()
