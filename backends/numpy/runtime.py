@@ -181,8 +181,10 @@ def scatter_set(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
         out[row] = values[0]
         return
     _check_rows("scatter_set", index, len(out))
-    for row, value in zip(index.tolist(), values, strict=True):
-        out[row] = value
+    order = np.argsort(index, kind="stable")
+    sorted_index = index[order]
+    ends = np.flatnonzero(np.concatenate((sorted_index[1:] != sorted_index[:-1], [True])))
+    out[sorted_index[ends]] = values[order[ends]]
 
 
 def argsort(keys: np.ndarray, run: int, out: np.ndarray) -> None:
