@@ -76,13 +76,16 @@ def as_dtype(dtype) -> DType:
     if known is not None:
         return known
     if isinstance(dtype, str) and dtype == "bfloat16":
-        return __getattr__("bfloat16")
-    resolved = np.dtype(dtype).newbyteorder("=")
-    if resolved.name == "bfloat16":
-        return __getattr__("bfloat16")
-    if resolved not in NAMES.values():
-        raise TypeError(f"dtype {dtype!r} is not supported; use one of {', '.join(NAMES)}, bfloat16")
-    return NAMES[resolved.name]
+        return __getattr__(dtype)
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = "unknown"
+    if name == "bfloat16":
+        return __getattr__(name)
+    if name not in NAMES:
+        raise TypeError(f"dtype {dtype!r} is not supported; use one of {', '.join(map(str, ALL))}, bfloat16")
+    return NAMES[name]
 
 
 @cache

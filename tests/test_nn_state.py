@@ -123,7 +123,7 @@ def test_bfloat16_is_read_and_written_as_pytorch_does(tmp_path):
 
     values = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
     theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
-    safetensors.torch.save_file({"w": values, "scalar": values[0, 0]}, theirs)
+    safetensors.torch.save_file({"w": values, "scalar": values[0, 0].clone()}, theirs)
     loaded = nn.state.safe_load(theirs)
     assert loaded["w"].dtype.name == "bfloat16" and loaded["scalar"].shape == ()
     nn.state.safe_save(loaded, ours)
