@@ -166,3 +166,30 @@ def test_host_time_tells_of_every_kind_of_step_and_where_the_first_one_goes(tmp_
     assert {"import", "trace", "gradient", "simplify", "schedule", "build", "run"} <= set(stages)
     assert 0 < sum(stages.values()) <= first["total"]
     assert "import clgrad adds" in done.stdout
+
+
+def test_every_elementwise_function_keeps_its_bound(load, monkeypatch, capsys):
+    """A thin sample of the bit patterns: the benchmark takes 256 times as many."""
+    from clgrad.engine import activations, ops
+
+    module = load("accuracy")
+    monkeypatch.setattr(module, "STEP", 65537)
+    monkeypatch.setattr(module, "CHUNK", 1 << 14)
+    module.main(["--devices", "NUMPY", "--pairs", "2"])
+    printed = capsys.readouterr().out
+    measured = {line.split()[0] for line in printed.splitlines()[2:]}
+    assert set(ops.UNARY_FLOAT) <= measured
+    public = {name for name, f in vars(activations).items() if callable(f) and f.__module__ == activations.__name__}
+    assert {name for name in public if not name.startswith("_")} <= measured | {"softmin"}
+
+
+def test_a_function_that_exceeds_its_bound_ends_the_benchmark(load, monkeypatch, device, capsys):
+    module = load("accuracy")
+    monkeypatch.setattr(module, "STEP", 65537)
+    monkeypatch.setattr(module, "CHUNK", 1 << 14)
+    wrong = module.Function(lambda x: x * (1 + 2**-20), lambda x: x)
+    monkeypatch.setattr(module, "functions", lambda: {"wrong": wrong, "right": wrong._replace(bound=16)})
+    with pytest.raises(SystemExit):
+        module.main(["--devices", device, "--only", "wrong"])
+    assert f"wrong on {device}: 16.0" in capsys.readouterr().out
+    module.main(["--devices", device, "--only", "right"])
