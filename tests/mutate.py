@@ -106,13 +106,16 @@ def kind(dtype: np.dtype) -> str:
     return "BOOL" if is_bool(dtype) else {"i": "SIGNED", "u": "UNSIGNED"}[dtype.kind]
 
 
-def made_of(kernel: Kernel) -> set[tuple[str, str]]:
-    """The elementwise operations of a kernel, each with the class of its operands."""
-    found = set()
+def made_of(kernel: Kernel) -> set[tuple[str, ...]]:
+    """The elementwise operations of a kernel, each with the class of its operands, and again where vectors may fit."""
+    found: set[tuple[str, ...]] = set()
+    vector = {*kernel.inputs, *kernel.output_dtypes} <= set(vectors.NUMBERS)
     for instr in kernel.body:
         if instr.op in ELEMENTWISE:
             source = kernel.body[instr.src[1 if instr.op == "where" else 0]]
             found.add((instr.op, kind(source.dtype)))
+            if vector:
+                found.add((instr.op, kind(source.dtype), "vector"))
     return found
 
 
@@ -136,7 +139,7 @@ def uses_of(entries: dict[str, Entry]) -> dict[Any, list[Use]]:
             for place, (part, x) in enumerate(zip(parts, src)):
                 if part is not None:
                     found.add(("gradient", op, place))
-                elif (g.shape, g.dtype) == (x.shape, x.dtype):
+                elif g.shape == x.shape and is_float(x.dtype):
                     found.add(("no gradient", op, place))
             return parts
 
@@ -183,9 +186,10 @@ def gradient_mutants(op: str, uses: dict[Any, list[Use]]) -> Iterator[tuple[str,
 
         return changed
 
-    def at(place: int, instead: Callable[[Node], Any]):
-        def changed(g: Node, *nodes: Node):
-            return tuple(instead(g) if number == place else part for number, part in enumerate(rule(g, *nodes)))
+    def at(place: int, instead: Callable[[Node, Node], Any]):
+        def changed(g: Node, y: Node, *src: Node):
+            parts = enumerate(zip(rule(g, y, *src), src))
+            return tuple(instead(g, x) if number == place else part for number, (part, x) in parts)
 
         return changed
 
@@ -199,11 +203,11 @@ def gradient_mutants(op: str, uses: dict[Any, list[Use]]) -> Iterator[tuple[str,
         yield "negated", ("gradient", op), everywhere(-1.0)
         yield "doubled", ("gradient", op), everywhere(2.0)
     for place in given:
-        yield f"of source {place} dropped", ("gradient", op, place), at(place, lambda g: None)
+        yield f"of source {place} dropped", ("gradient", op, place), at(place, lambda g, x: None)
     if given == [0, 1] and ELEMENTWISE.get(op) == 2 and op != "add":
         yield "exchanged", ("gradient", op), exchanged
     for place in barred if not given else []:
-        yield f"of source {place} let through", ("no gradient", op, place), at(place, lambda g: g)
+        yield f"of source {place} let through", ("no gradient", op, place), at(place, lambda g, x: g.cast(x.dtype))
 
 
 def numpy_mutants(op: str) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -255,13 +259,12 @@ def text_mutants(op: str, name: str, texts: dict[str, Any]) -> Iterator[tuple[st
             yield f"as {other}", found if vector else functions.Function(*found)
 
 
-OPENCL = {
-    **{name: (getattr(functions, name), name) for name in ("FLOAT", "SINGLE", "SIGNED", "UNSIGNED", "BOOL")},
-    "FLOATS": (vectors.FLOATS, "SINGLE"),
-    "INTEGERS": (vectors.INTEGERS, "SIGNED"),
-    "BOOLS": (vectors.BOOLS, "BOOL"),
+OPENCL: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    **{name: (getattr(functions, name), (name,)) for name in ("FLOAT", "SINGLE", "SIGNED", "UNSIGNED", "BOOL")},
+    "FLOATS": (vectors.FLOATS, ("SINGLE", "vector")),
+    "INTEGERS": (vectors.INTEGERS, ("SIGNED", "vector")),
+    "BOOLS": (vectors.BOOLS, ("BOOL", "vector")),
 }  # the dictionary, and whose operands it is for
-VECTORS = {"FLOATS": "float32", "INTEGERS": "int32", "BOOLS": "bool"}
 
 
 def mutants_of(place: tuple[str, str], uses: dict[Any, list[Use]]) -> Iterator[Mutant]:
@@ -276,7 +279,7 @@ def mutants_of(place: tuple[str, str], uses: dict[Any, list[Use]]) -> Iterator[M
     else:
         texts, operands = OPENCL[name]
         for change, text in text_mutants(op, name, texts):
-            yield Mutant(name, op, change, patching(texts, op, text), (op, operands), "CL")
+            yield Mutant(name, op, change, patching(texts, op, text), (op, *operands), "CL")
 
 
 def patching(entries: dict, key: str, value: Any) -> Callable[[], Any]:
@@ -312,8 +315,6 @@ def candidates(mutant: Mutant, uses: dict[Any, list[Use]]) -> list[Use]:
         found = [use for key, known in uses.items() if key[0] == mutant.key for use in known]
     else:
         found = list(uses.get(mutant.key, []))
-    if mutant.table in VECTORS:
-        found = [use for use in found if use.dtype == VECTORS[mutant.table]]
     return sorted(found, key=lambda use: use.size)[:CANDIDATES]
 
 

@@ -125,10 +125,13 @@ def shape_of(
     if operand.min_size <= 1 and (vary.random() < 0.25 if free else plain and pattern.rank > 1):
         ones = vary.random(pattern.rank) < 0.5 if free else ones | (np.arange(pattern.rank) == int(one * pattern.rank))
         sizes = [1 if single else n for n, single in zip(sizes, ones)]
+    if sizes and plain and number % 3 == 2:  # long enough for vectors, and for what remains after them
+        sizes = [*(min(n, 2) for n in sizes[:-1]), int(vary.integers(17, 36))]
     if sizes and operand.min_size == 0 and (number == 1 if plain else free and vary.random() < 0.06):
         sizes[vary.integers(len(sizes))] = 0
-    while prod(sizes) > MOST_ELEMENTS and max(sizes) > least:
-        sizes[sizes.index(max(sizes))] -= 1
+    while prod(sizes) > MOST_ELEMENTS and max(sizes[:-1], default=0) > least:
+        largest = max(range(len(sizes) - 1), key=sizes.__getitem__)
+        sizes[largest] -= 1
     return tuple(sizes)
 
 
