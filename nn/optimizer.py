@@ -15,7 +15,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from ..backends.dtypes import accumulator
+from ..backends.dtypes import DType, accumulator, float32, float64
 from ..engine.tensor import Tensor
 from ..engine.trace import depend
 from .flat import bundles, join, parts
@@ -32,10 +32,12 @@ class ParamGroup(dict):
 
     def __init__(self, options: Mapping[str, Any]):
         super().__init__(options)
-        lr, device = self["lr"], self["params"][0].device if self["params"] else None
+        lr, params = self["lr"], self["params"]
         _check_learning_rate(lr)
-        self.learning_rate: Tensor = lr if isinstance(lr, Tensor) else _number(lr, device)
-        self.step: Tensor = _number(0.0, device)  # float32 counts exactly to 16 million
+        device = params[0].device if params else None
+        dtype = float64 if any(p.dtype == float64 for p in params) else float32
+        self.learning_rate: Tensor = lr if isinstance(lr, Tensor) else _number(lr, device, dtype)
+        self.step: Tensor = _number(0.0, device, dtype)  # float32 counts exactly to 16 million
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "lr":
@@ -228,7 +230,7 @@ class Optimizer:
                 group[key] = value
             found = {id(p): values for p, values in zip(group["params"], arrays, strict=True)}
             with Tensor.no_grad():
-                group.step.assign(_number(step, group.step.device))
+                group.step.assign(_number(step, group.step.device, group.step.dtype))
                 for bundle in group_bundles:
                     bundle.add_state(self._initial_state(group))
                     for name in self._initial_state(group):
@@ -262,9 +264,9 @@ class Optimizer:
         return options, steps.pop(), arrays
 
 
-def _number(value: float, device: Any) -> Tensor:
-    """A 0-d float32 Tensor with memory of its own, which a trace reads afresh, rather than a constant."""
-    return Tensor(np.array(value, np.float32), device=device)
+def _number(value: float, device: Any, dtype: DType) -> Tensor:
+    """A 0-d Tensor with memory of its own, which a trace reads afresh, rather than a constant."""
+    return Tensor(np.array(value, dtype), device=device)
 
 
 def _array(value: Any) -> np.ndarray:
