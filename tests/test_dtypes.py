@@ -151,8 +151,8 @@ def test_arange_has_torchs_dtype():
 def test_bitcasts_are_torchs_views_between_all_widths(device, source):
     """Floats are read from random bits, which NaNs and subnormals are among."""
     raw = rng.integers(0, 2 if source == "bool" else 256, (3, 64), dtype=np.uint8)
-    # On OpenCL each is a kernel to be built: a few for each source, and every pair of widths among them.
-    targets = NAMES if device == "NUMPY" else NAMES[NAMES.index(source) % 4 :: 4]
+    # On OpenCL each is a kernel to be built: some for each source, of every width.
+    targets = NAMES if device == "NUMPY" else NAMES[NAMES.index(source) % 3 :: 3]
     given = {target: raw & 1 if target == "bool" else raw for target in targets}
     found = {target: Tensor(a, device=device).bitcast(source).bitcast(target) for target, a in given.items()}
     Tensor.realize_all(found.values())
