@@ -87,7 +87,8 @@ def _overlaid(x: Node, first: int, shape: Shape, size: Shape, stride: Shape, dil
     for axis, (n, gap) in enumerate(zip(size, dilation), inner):
         if gap > 1:  # zeros between the elements of a window
             x = placed(x.reshape((*x.shape, 1)), axis, 1, gap, (n - 1) * gap + 1)
-    if prod(-(-n // step) for n, step in zip(x.shape[inner:], stride)) <= MOST_PARTS:
+    rounds = prod(-(-n // step) for n, step in zip(x.shape[inner:], stride))
+    if max(rounds, prod(stride)) <= MOST_PARTS:
         return _overlaid_at_once(x, first, shape, stride)
     for axis in reversed(range(len(shape))):
         x = placed(x, first + axis, x.shape[-1], stride[axis], shape[axis])
@@ -95,26 +96,43 @@ def _overlaid(x: Node, first: int, shape: Shape, size: Shape, stride: Shape, dil
 
 
 def _overlaid_at_once(x: Node, first: int, shape: Shape, stride: Shape) -> Node:
-    """Every axis of the image in blocks of `stride`: a window covers some of them, each a part that has a place."""
+    """Places that are a multiple of the stride apart are seen through windows alike: their values are one sum of parts.
+
+    So there is one sum for each remainder that a place can leave, and these are dealt out along each axis in turn.
+    """
     rank = len(shape)
-    places = x.shape[first : first + rank]
-    rounds = [-(-n // step) for n, step in zip(x.shape[first + rank :], stride)]  # blocks that a window covers
-    for axis in range(rank):
-        x = resized(x, first + rank + axis, 0, rounds[axis] * stride[axis])
-    parts = []
-    for blocks in product(*map(range, rounds)):
-        part = x
-        for axis, block in enumerate(blocks):
-            part = resized(part, first + rank + axis, -block * stride[axis], stride[axis])
-            part = resized(part, first + axis, block, places[axis] + rounds[axis] - 1)
-        parts.append(part)
-    total = reduce(Node.__add__, parts)  # (..., *blocks, *stride)
-    order = [a for axis in range(first, first + rank) for a in (axis, axis + rank)]
-    total = total.permute((*range(first), *order))
-    total = total.reshape((*x.shape[:first], *((p + r - 1) * s for p, r, s in zip(places, rounds, stride))))
+    before, inner = x.shape[:first], x.shape[first + rank :]
+    rows = [-(-n // step) for n, step in zip(shape, stride)]
+
+    def total(remainders: Shape) -> Node:
+        counts = (max(-(-(n - r) // step), 0) for n, r, step in zip(inner, remainders, stride))
+        parts = [part(remainders, blocks) for blocks in product(*map(range, counts))]
+        return reduce(Node.__add__, parts) if parts else constant(0, x.dtype, (*before, *rows), x.device)
+
+    def part(remainders: Shape, blocks: Shape) -> Node:
+        seen = x
+        for axis, (r, block, step) in enumerate(zip(remainders, blocks, stride), first):
+            seen = resized(seen, axis + rank, -block * step - r, 1)
+        seen = seen.reshape(seen.shape[: first + rank])
+        for axis, (block, n) in enumerate(zip(blocks, rows), first):
+            seen = resized(seen, axis, block, n)
+        return seen
+
+    def dealt(remainders: Shape) -> Node:
+        if len(remainders) == rank:
+            return total(remainders)
+        axis = first + len(remainders)
+        parts = [dealt((*remainders, r)) for r in range(stride[len(remainders)])]
+        head, n, tail = parts[0].shape[:axis], parts[0].shape[axis], parts[0].shape[axis + 1 :]
+        if len(parts) == 1:
+            return parts[0]
+        joined = make("cat", tuple(part.reshape((*head, n, 1, *tail)) for part in parts), axis + 1)
+        return joined.reshape((*head, n * len(parts), *tail))
+
+    whole = dealt(())
     for axis, n in enumerate(shape, first):
-        total = resized(total, axis, 0, n)
-    return total
+        whole = resized(whole, axis, 0, n)
+    return whole
 
 
 # --- convolutions -----------------------------------------------------------------------------------------------------

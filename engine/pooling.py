@@ -12,6 +12,8 @@ element that was the first largest in its window, as in PyTorch; where windows o
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import product
 from math import inf, prod
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
@@ -20,13 +22,16 @@ import numpy as np
 from ..backends import dtypes
 from ..backends.dtypes import is_bool, is_float
 from .composite import composite
-from .convolution import Shape, Sizes, Widths, each, overlaid, widths, windows
+from .convolution import MOST_PARTS, Shape, Sizes, Widths, each, overlaid, widths, windows
 from .movement import as_shape
-from .node import Node, iota
+from .node import Node, iota, make
 from .ops import ShapeError
 
 if TYPE_CHECKING:
     from .tensor import Tensor
+
+
+REDUCTIONS = {"add": "reduce_sum", "max": "reduce_max"}
 
 
 class Windows(NamedTuple):
@@ -46,6 +51,19 @@ class Windows(NamedTuple):
     def over(self, x: Tensor) -> Tensor:
         """(..., *padded) -> (..., *places, *size)"""
         return type(x)._wrap(windows(x._source(), *self.steps))
+
+    def reduced(self, x: Tensor, op: str) -> Tensor:
+        """(..., *places, *size) -> (..., *places), where `op` is "add" or "max": one element of each window after
+        another where these are few, which is faster than so many short rows."""
+        rank = len(self.size)
+        shape = x.shape[:-rank]
+        if prod(self.size) > MOST_PARTS:
+            return x._apply(REDUCTIONS[op], tuple(range(len(shape), x.ndim))).reshape(shape)
+        whole = [(0, n) for n in shape]
+        places = product(*([(i, i + 1) for i in range(n)] for n in self.size))
+        parts = [make("shrink", (x._source(),), (*whole, *place)) for place in places]
+        total = reduce(lambda a, b: make(op, (a, b)), parts).reshape(shape)
+        return type(x)._wrap(composite("windows_" + op, None, _sum_gradient, total, x._source()))
 
     def padded(self, x: Tensor, widths: Widths, value: float = 0.0) -> Tensor:
         return x.pad([(0, 0)] * (x.ndim - len(widths)) + widths, value=value)
@@ -74,6 +92,11 @@ def _windows_of(op: str, x: Tensor, kernel_size: Sizes, stride: Optional[Sizes],
     return Windows(size, step, gap, around, beyond, tuple(places))
 
 
+def _sum_gradient(arg: None, g: Node, y: Node, x: Node):
+    """To every element of a window. (Of a maximum nobody asks: it is taken of what has no history.)"""
+    return (g.reshape((*g.shape, *(1,) * (len(x.shape) - len(g.shape)))).expand(x.shape),)
+
+
 def avg_pool2d(
     self: Tensor,
     kernel_size: Sizes = (2, 2),
@@ -90,15 +113,14 @@ def avg_pool2d(
     """
     w = _windows_of("avg_pool2d", self, kernel_size, stride, dilation, padding, ceil_mode)
     x = self if is_float(self.dtype) else self.cast(dtypes.default_float)
-    rank = len(w.size)
-    axes = tuple(range(-rank, 0))
-    total = w.over(w.padded(w.padded(x, w.padding), w.beyond)).sum(axes)
+    wide = dtypes.float32 if x.dtype.itemsize < 4 else x.dtype
+    total = w.reduced(w.over(w.padded(w.padded(x, w.padding), w.beyond)).cast(wide), "add").cast(x.dtype)
     counted = any(map(any, w.beyond)) or (any(map(any, w.padding)) and not count_include_pad)
     if not counted:
         return total / prod(w.size)
-    ones = x.ones(*x.shape[-rank:], dtype=x.dtype, device=x.device)
+    ones = x.ones(*x.shape[-len(w.size) :], dtype=x.dtype, device=x.device)
     inside = w.padded(ones, w.padding, float(count_include_pad))
-    return total / w.over(w.padded(inside, w.beyond)).sum(axes)
+    return total / w.reduced(w.over(w.padded(inside, w.beyond)), "add")
 
 
 def max_pool2d(
@@ -121,18 +143,18 @@ def max_pool2d(
     around = [(before, after + more) for (before, after), (_, more) in zip(w.padding, w.beyond)]
     x = w.padded(self, around, least)
     seen = w.over(x)
-    best = seen.detach().max(tuple(range(-rank, 0)), keepdim=True)
+    best = w.reduced(seen.detach(), "max")
     # The place in the window, as a distance from `count`: below it for the first largest, above it for the last NaN.
     place = type(self).arange(count, dtype="int32", device=self.device).reshape(w.size)
-    rating = (seen.detach() == best).where(count - place, -1)
+    rating = (seen.detach() == best.reshape((*best.shape, *[1] * rank))).where(count - place, -1)
     if any(map(any, around)):
         inside = w.padded(self.ones(*self.shape[-rank:], dtype="bool", device=self.device), around)
         rating = w.over(inside).where(rating, -1)
     if is_float(self.dtype):
         rating = seen.detach().isnan().where(count + place, rating)
-    found = (rating.max(tuple(range(-rank, 0))) - count).abs()  # (..., *places)
+    found = (w.reduced(rating, "max") - count).abs()  # (..., *places)
     arg = (x.shape[-rank:], *w.steps)
-    node = composite("max_pool", arg, _max_pool_gradient, best.reshape(found.shape)._source(), x._source(), found.node)
+    node = composite("max_pool", arg, _max_pool_gradient, best.node, x._source(), found.node)
     result = type(self)._wrap(node)
     if not return_indices:
         return result
