@@ -125,6 +125,8 @@ def var(self: Tensor, axis: Axis = None, keepdim: bool = False, correction: floa
     axes = _axes("var", axis, self.ndim)
 
     def variance(x: Tensor) -> Tensor:
+        if x.numel():  # the distances from the first element have the same variance: exactly 0 where all are equal
+            x = x - x.detach().shrink([(0, 1) if a in axes else None for a in range(x.ndim)])
         centred = x - x.mean(axes, keepdim=True)
         return (centred * centred).sum(axes, keepdim) / max(0, _count(x, axes) - correction)
 
