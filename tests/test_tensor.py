@@ -140,8 +140,8 @@ def test_python_reads_single_elements(device):
     ("ask", "shape"),
     [
         (lambda x: x.item(), (2, 3)), (float, (2, 3)), (int, (2, 3)), (bool, (2, 3)), (lambda x: [0, 1][x], (2, 3)),
-        (lambda x: [0, 1][x], (1,)), (len, ()), (list, ()), (lambda x: x.size(2), (2, 3)), (lambda x: x.size(-3), (2, 3)),
-        (lambda x: x.item(), (0,)),
+        (lambda x: [0, 1][x], (1,)), (len, ()), (list, ()), (lambda x: x.size(2), (2, 3)),
+        (lambda x: x.size(-3), (2, 3)), (lambda x: x.item(), (0,)),
     ],
 )  # fmt: skip
 def test_impossible_reads_are_torchs_kind_of_error(device, ask, shape):
