@@ -33,6 +33,7 @@ What each instruction means (T is its dtype; every operand of arithmetic has T u
     dot          arg (left slot, left View (*batch, M, K), right slot, right View (*batch, K, N)), both inputs of
                  dtype T; the iteration space is (*batch, M, N); float16 accumulates in float32. No masks.
     elementwise  see ELEMENTWISE
+    custom       src any number of operands of one dtype; arg a Custom, the function to apply to each point
 
 `kind` is "loop" (no reduction), "row" (reductions over `reduce_axes`), "dot" (exactly one dot; elementwise work on
 its result follows), "scatter", "sort" or "attention". A row kernel's reductions may depend on one another: a value that
@@ -56,6 +57,7 @@ one buffer, and every load of that slot has the View of that output, so that a p
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Optional
@@ -81,8 +83,23 @@ ELEMENTWISE: dict[str, int] = {
     "where": 3,       # src (bool, T, T)
     "cast": 1,        # to T: float to integer truncates, saturates, NaN gives 0; integers wrap; to bool is x != 0
     "bitcast": 1,     # the same bits under a dtype of the same width; never bool
+    "custom": 0,      # any number of operands, and arg the function: see Custom
 }  # fmt: skip
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_prod")
+
+
+@dataclass(frozen=True, eq=False)
+class Custom:
+    """An elementwise function of the user's, as a backend has to know it. Itself only is equal to it.
+
+    `numpy` takes arrays that broadcast and gives one of their common shape; halves come as float32. `opencl` is an
+    expression in OpenCL C of the `operands`, or the body of a function, in which T names their type.
+    """
+
+    name: str
+    operands: tuple[str, ...]
+    numpy: Callable[..., Any]
+    opencl: Optional[str]
 
 
 class Instr(NamedTuple):

@@ -7,6 +7,7 @@
 
 from .backends import dtypes
 from .backends.base import DeviceError
+from .engine.custom import operation
 from .engine.device import Device
 from .engine.functional import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
 from .engine.jit import jit
@@ -24,6 +25,7 @@ __all__ = [
     "jit",
     "jvp",
     "nn",
+    "operation",
     "value_and_grad",
     "vjp",
 ]

@@ -16,7 +16,7 @@ from .ops import MOVEMENT, UNARY_FLOAT
 
 CHEAP_OPS = 12
 DEEP = 64  # longer chains of elementwise operations are cut, so that kernels stay of a size compilers like
-TRANSCENDENTAL = frozenset(UNARY_FLOAT) - {"sqrt", "reciprocal", "floor"} | {"pow", "gather"}
+TRANSCENDENTAL = frozenset(UNARY_FLOAT) - {"sqrt", "reciprocal", "floor"} | {"pow", "gather", "custom"}
 
 
 @dataclass

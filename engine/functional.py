@@ -94,7 +94,7 @@ def vjp(function: Callable, *primals: Any, has_aux: bool = False) -> tuple:
 
     def pull(cotangents: Any) -> tuple:
         given = _matching("vjp: cotangents", cotangents, outputs)
-        with _recording():
+        with recording():
             starts = [(y.node, t.cast(y.dtype)._source()) for y, t in zip(ends, given, strict=True)]
             gradients = call.gradients(starts)
         return call.released(gradients)
@@ -117,7 +117,7 @@ def jvp(function: Callable, primals: Sequence, tangents: Sequence, has_aux: bool
     call = _Call("jvp", primals)
     given = _matching("jvp: tangents", tuple(tangents), call.inputs)
     outputs, aux = call.run(function, has_aux)
-    with _recording():
+    with recording():
         seeds = [_mark(constant(0, y.dtype, y.shape, y.device)) for y in _leaves("jvp: an output", outputs)]
         starts = [(y.node, seed) for y, seed in zip(_leaves("", outputs), seeds, strict=True)]
         pulled = pull_back([(y, seed) for y, seed in starts if y.requires_grad], call.marks)
@@ -209,7 +209,7 @@ class _Call:
 
     def run(self, function: Callable, has_aux: bool) -> tuple[Any, Any]:
         """(outputs, aux) of the function of the marked inputs."""
-        with _recording():
+        with recording():
             result = function(*_filled(self.inputs, [Tensor._wrap(mark) for mark in self.marks]))
         if not has_aux:
             return result, None
@@ -251,7 +251,7 @@ def _mark(x: Node) -> Node:
 
 
 @contextmanager
-def _recording() -> Iterator[None]:
+def recording() -> Iterator[None]:
     """Derivatives are wanted here, whatever `no_grad` says outside."""
     before, tensors._grad_enabled = tensors._grad_enabled, True
     try:

@@ -193,6 +193,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "where":       lambda g, y, c, a, b: (None, c.where_(g, 0.0), c.where_(0.0, g)),
     "cast":        lambda g, y, x: (g.cast(x.dtype),),
     "bitcast":     lambda g, y, x: (None,),
+    "custom":      lambda g, y, *src: y.arg.pull_back(g, y, *src),
     "reduce_sum":  lambda g, y, x: (g.expand(x.shape),),
     "reduce_max":  _reduce_max_gradient,
     "reduce_prod": _reduce_prod_gradient,

@@ -324,7 +324,8 @@ class Body:
     def _compute(self, node: Node, path: Path) -> int:
         op, dtype = node.op, node.dtype
         if op in ELEMENTWISE:
-            return self._emit(op, tuple([self._value(s, path) for s in node.src]), None, dtype)
+            arg = node.arg if op == "custom" else None
+            return self._emit(op, tuple([self._value(s, path) for s in node.src]), arg, dtype)
         if op == "const":
             return self._emit("const", (), node.arg, dtype)
         if op == "iota":
@@ -571,9 +572,9 @@ def _name(kind: str, shape: Shape, instrs: list[Instr]) -> str:
     """What a person would call the kernel: its kind, its telling operations, its size."""
     telling = []
     for instr in instrs:
-        op = instr.op.removeprefix("reduce_")
+        op = instr.arg.name if instr.op == "custom" else instr.op.removeprefix("reduce_")
         if (
-            instr.op in REDUCE or op in ("exp", "log", "tanh", "erf", "sqrt", "gather", "random")
+            instr.op in (*REDUCE, "custom") or op in ("exp", "log", "tanh", "erf", "sqrt", "gather", "random")
         ) and op not in telling:
             telling.append(op)
     return "_".join([kind, *telling[:4], "x".join(map(str, shape)) or "1"])

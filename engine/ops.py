@@ -141,6 +141,12 @@ def _where(op, src, arg):
     return shape, dtype
 
 
+@rule("custom", text="any number of one shape and dtype, an Operation in arg -> the dtype that it says")
+def _custom(op, src, arg):
+    shape, dtype = _same(arg.name, src)
+    return shape, arg.result(dtype)
+
+
 @rule("cast", text="any -> the dtype in arg; float to integer truncates and saturates, NaN gives 0")
 def _cast(op, src, arg):
     return src[0].shape, arg

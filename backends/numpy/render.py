@@ -352,7 +352,10 @@ class _Writer:
             out = self._output(target, self.kernel.outputs[target].view)
         else:
             out = self._temporary(index, instr, phase, last_use, slots)
-        if op in ELEMENTWISE:
+        if op == "custom":
+            function = self._argument("v", constant(partial(runtime.custom, instr.arg)))
+            lines.append(f"{function}({', '.join(sources)}, {out})")
+        elif op in ELEMENTWISE:
             lines.append(f"{op}_({', '.join(sources)}, {out})")
         elif op == "sum_product":
             lines.append(f"sum_product({', '.join(sources)}, {out})")

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..base import Buffer
-from ..dtypes import DType, is_half
+from ..dtypes import DType, accumulator, is_half
+from ..kernel import Custom
 from ..view import View
 from .functions import FUNCTIONS
 from .philox import philox4x32
@@ -55,6 +56,20 @@ def _reduce(ufunc: np.ufunc):
 def half_matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """a @ b of half precision, through float32, as a device without half arithmetic does."""
     np.copyto(out, np.matmul(a.astype(np.float32), b.astype(np.float32)), casting="same_kind")
+
+
+def custom(operation: Custom, *arrays: np.ndarray) -> None:
+    """A function of the user's, of all arrays but the last, which takes the result; halves go through float32."""
+    *operands, out = arrays
+    wide = [x.astype(accumulator(x.dtype), copy=False) for x in operands]
+    result = np.asarray(operation.numpy(*wide))
+    expected = np.broadcast_shapes(*(x.shape for x in operands))
+    if result.shape != expected:
+        raise ValueError(
+            f"operation {operation.name!r}: its NumPy function made {result.shape} of operands that broadcast to "
+            f"{expected}; it has to work element by element"
+        )
+    np.copyto(out, result, casting="same_kind")
 
 
 def sum_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:

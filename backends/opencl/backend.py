@@ -289,7 +289,7 @@ class OpenCLBackend(Backend):
                 return {source: function for one in batch for source, function in self._build([one]).items()}
             log = "\n".join(str(error).splitlines()[:30])
             raise DeviceError(
-                f"{self.name}: kernel {names[0]} does not build:\n{log}\n--- source ---\n{source}"
+                f"{self.name}: kernel {names[0]} does not build{_blamed(helpers)}:\n{log}\n--- source ---\n{source}"
             ) from error
         self.counters.builds += len(batch)
         return {rendered.source: Function(program, name) for (rendered, _), name in zip(batch, names)}
@@ -396,6 +396,12 @@ class Loan:
 
     def __del__(self):
         self.idle.append((self.kernel, self.starts))
+
+
+def _blamed(helpers) -> str:
+    """Whose OpenCL text is in the kernel, besides ours."""
+    users = sorted({functions.CUSTOM[name] for name, _ in helpers if name in functions.CUSTOM})
+    return f"; look first at the OpenCL text of operation {', '.join(map(repr, users))}" if users else ""
 
 
 def _name(kernel: Union[Kernel, tuple[Kernel, ...]]) -> str:

@@ -12,11 +12,13 @@ that needs a helper function names it; `helper_text` gives the helper's definiti
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..dtypes import DType, accumulator, float16, float32, float64, is_bool, is_float, is_half, is_int
+from ..kernel import Custom
+from . import custom
 from .single import SINGLE_HELPERS, SINGLE_NEEDS
 
 COMPUTE_TYPES = {
@@ -253,6 +255,7 @@ int index_ok_{T}({T} index, ulong rows, __global int *report, int code) {
 """,
     "unaligned": "typedef {T}{W} {T}{W}_at __attribute__((aligned({BYTES})));\n",  # a vector at any element
 } | SINGLE_HELPERS
+CUSTOM: dict[str, str] = {}  # helpers that come from the user: the names of their operations
 HELPER_NEEDS = SINGLE_NEEDS | {
     "double_to_half": ("round_half",),
     "random_word": ("philox",),
@@ -341,11 +344,13 @@ class Text(NamedTuple):
     helpers: tuple[tuple[str, DType], ...] = ()
 
 
-def elementwise(op: str, operands: list[str], dtype: DType, operand_dtype: DType) -> Text:
+def elementwise(op: str, operands: list[str], dtype: DType, operand_dtype: DType, arg: Any = None) -> Text:
     """The expression of an elementwise operation with result `dtype`.
 
     `operand_dtype` is that of the arithmetic's operands (for `where`, of its second).
     """
+    if op == "custom":
+        return rounded(call_of(arg, operands, dtype, operand_dtype), dtype)
     if op == "cast":
         return cast(operands[0], operand_dtype, dtype)
     if op == "bitcast":
@@ -361,6 +366,15 @@ def elementwise(op: str, operands: list[str], dtype: DType, operand_dtype: DType
         code = code.replace(placeholder, value)
     helpers = ((function.helper, operand_dtype),) if function.helper else ()
     return Text(code, helpers) if op in EXACT else rounded(Text(code, helpers), dtype)
+
+
+def call_of(operation: Custom, operands: list[str], dtype: DType, operand_dtype: DType) -> Text:
+    """A call of an operation of the user's, whose definition becomes one more helper."""
+    result = compute_type(dtype)
+    helper = custom.function_name(operation, result) + "_"  # lest digits at its end be taken for a width
+    if helper not in HELPERS:
+        HELPERS[helper], CUSTOM[helper] = custom.definition(operation, result), operation.name
+    return Text(f"{helper}{compute_type(operand_dtype)}({', '.join(operands)})", ((helper, operand_dtype),))
 
 
 def rounded(text: Text, dtype: DType) -> Text:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ..dtypes import DType, bool_, float32, int32, uint32
-from ..kernel import REDUCTIONS, Instr, Kernel
+from ..kernel import REDUCTIONS, Custom, Instr, Kernel
 from ..view import View
 from . import functions
 from .functions import SINGLE, Text, compute_type
@@ -60,9 +61,13 @@ def widened(code: str, dtype: DType, lanes: int) -> str:
     return f"({vector_type(dtype, lanes)})({f'-(int)({code})' if dtype == bool_ else code})"
 
 
-def operation(op: str, operands: Sequence[str], dtype: DType, operand_dtype: DType, lanes: int) -> Text | None:
+def operation(
+    op: str, operands: Sequence[str], dtype: DType, operand_dtype: DType, lanes: int, arg: Any = None
+) -> Text | None:
     """As `functions.elementwise`, of vectors; None where this op has no vector text."""
     typed = operand_dtype
+    if op == "custom":
+        return _lane_by_lane(arg, operands, dtype, operand_dtype, lanes)
     if op == "cast":
         text, typed = CASTS.get((operand_dtype, dtype)), dtype
     elif op == "bitcast":
@@ -78,6 +83,19 @@ def operation(op: str, operands: Sequence[str], dtype: DType, operand_dtype: DTy
     for placeholder, value in (*names, *((f"{{{i}}}", operand) for i, operand in enumerate(operands))):
         text = text.replace(placeholder, value)
     return Text(text)
+
+
+def _lane_by_lane(
+    custom: Custom, operands: Sequence[str], dtype: DType, operand_dtype: DType, lanes: int
+) -> Text | None:
+    """A user's function is of single numbers: the rest of the kernel need not be."""
+    if dtype not in NUMBERS or operand_dtype not in NUMBERS:
+        return None
+    calls = [
+        functions.call_of(custom, [f"({operand}).s{lane:x}" for operand in operands], dtype, operand_dtype)
+        for lane in range(lanes)
+    ]
+    return Text(f"({vector_type(dtype, lanes)})({', '.join(call.code for call in calls)})", calls[0].helpers)
 
 
 def view_of(instr: Instr) -> View | None:
@@ -133,10 +151,14 @@ class VectorWriter(Writer):
                 if op != "valid" and dtype not in NUMBERS:
                     return False
                 odd_loads += op != "iota" and not plain
-            elif op == "random" or operation(op, [""] * len(src), dtype, self._operand_dtype(i), lanes) is None:
+            elif op == "random" or self._text(i, [""] * len(src), lanes) is None:
                 return False
         stored = all(dtype in NUMBERS for dtype in self.kernel.output_dtypes)
         return stored and not self.wide and odd_loads <= MOST_ODD_LOADS
+
+    def _text(self, i: int, operands: Sequence[str], lanes: int) -> Text | None:
+        op, _, arg, dtype = self.kernel.body[i]
+        return operation(op, operands, dtype, self._operand_dtype(i), lanes, arg)
 
     def _operand_dtype(self, i: int) -> DType:
         op, src, _, _ = self.kernel.body[i]
@@ -178,7 +200,7 @@ class VectorWriter(Writer):
         view = view_of(instr)
         if view is None:
             operands = [self.vector(s, names) for s in src]
-            text = operation(op, operands, dtype, self._operand_dtype(i), self.lanes)
+            text = self._text(i, operands, self.lanes)
             assert text is not None
             return self.code(text)
         if not self._plain(instr, self.lanes, self.axis):

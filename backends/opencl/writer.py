@@ -158,7 +158,7 @@ class Writer:
         op, src, arg, dtype = self.kernel.body[i]
         if op not in ("load", "gather", "iota", "random", "valid"):
             operand_dtype = self.kernel.body[src[1 if op == "where" else 0]].dtype
-            return self.code(functions.elementwise(op, [names[s] for s in src], dtype, operand_dtype))
+            return self.code(functions.elementwise(op, [names[s] for s in src], dtype, operand_dtype, arg))
         view = arg[1] if op in ("load", "gather") else arg
         name = f"v{i}"
         inside = self.inside(name, view, coords)
