@@ -106,7 +106,9 @@ def cummin(self: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
     From the first NaN on the values are NaN. The gradient goes to the elements that the indices name.
     """
     keys = ~rank(self)
-    return _running(self, axis, self.isnan().where(int(np.iinfo(keys.dtype).max), keys))
+    if is_float(self.dtype):
+        keys = self.isnan().where(int(np.iinfo(keys.dtype).max), keys)
+    return _running(self, axis, keys)
 
 
 def _running(self: Tensor, axis: int, keys: Tensor) -> tuple[Tensor, Tensor]:
