@@ -14,6 +14,7 @@ except ImportError as error:
 
 from .checking import PARTS, CheckFailure, check
 from .gradients import GradientError, NotCheckable, NotDifferentiable, gradcheck, gradgradcheck
+from .programs import Program, programs
 from .sample import FEATURES, Sample
 from .strategies import LAYOUTS, axes, broadcastable_shapes, dtypes, indices, operands, shapes, tensors
 
@@ -25,6 +26,7 @@ __all__ = [
     "GradientError",
     "NotCheckable",
     "NotDifferentiable",
+    "Program",
     "Sample",
     "axes",
     "broadcastable_shapes",
@@ -34,6 +36,7 @@ __all__ = [
     "gradgradcheck",
     "indices",
     "operands",
+    "programs",
     "shapes",
     "tensors",
 ]

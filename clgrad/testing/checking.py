@@ -50,6 +50,7 @@ from .sample import Sample
 PARTS = ("reference", "gradient", "second", "layout", "fusion", "jit", "precision", "devices")
 REDRAWN = 5  # times that operands are drawn again where they lie on a kink
 ON_DEVICES = 16  # examples that go to the other devices: each new structure is a kernel to be built there
+JOLT, JOLTS = 16, 3  # by how many roundings inputs are moved, and how often, to see how sensitive a result is
 ROUNDINGS = 64  # of the result's dtype, that another order of the same operations may be off
 
 
@@ -64,7 +65,7 @@ class CheckFailure(AssertionError):
         self.part, self.message, self.arguments, self.program = part, message, list(arguments), program
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """Inside a run: a part failed; `lines` are those of the program after the operands."""
 
     def __init__(self, part: str, message: str, case: Case, lines: Sequence[str], dtype: Optional[str] = None):
@@ -103,18 +104,23 @@ class Case:
         return any(is_float(s.dtype) and s.numpy().size for s in self.samples)
 
     def sensitivity(self) -> list[float]:
-        """For each result, how much it changes in float64 when the inputs change by a part of themselves."""
-        rng, step = np.random.default_rng(0), 2.0**-24
+        """For each result, how much it changes when the inputs change by a part of themselves; inf if it jumps."""
+        step = JOLT * max((_eps(s.dtype) for s in self.samples), default=0.0)
+        here = computed(self.run(device="NUMPY"))
+        changes = [0.0] * len(here)
+        for seed in range(JOLTS if step else 0):
+            rng = np.random.default_rng(seed)
 
-        def jolted(sample: Sample) -> Sample:
-            if not is_float(sample.dtype):
-                return sample
-            base = sample.base.astype(np.float64)
-            return sample.with_base(base * (1 + step * rng.choice([-1.0, 1.0], base.shape)))
+            def jolted(sample: Sample) -> Sample:
+                if not is_float(sample.dtype):
+                    return sample
+                factors = 1 + step * rng.choice([-1.0, 1.0], sample.base.shape)  # noqa: B023
+                return sample.with_base((sample.base * factors).astype(sample.dtype))
 
-        here = computed(self.run(dtype="float64", device="NUMPY"))
-        there = computed(self.with_samples(jolted).run(dtype="float64", device="NUMPY"))
-        changes = [_largest(a - b) / step if is_float(as_dtype(a.dtype)) else 0.0 for a, b in zip(here, there)]
+            there = computed(self.with_samples(jolted).run(device="NUMPY"))
+            for number, (a, b) in enumerate(zip(here, there)):
+                gap = distance(a, b)
+                changes[number] = max(changes[number], gap * _largest(b) / step if np.isfinite(gap) else gap)
         # A gradient is made of terms as large as the slope from 0 to here, even where they cancel.
         inputs = [_largest(s.numpy()) for s in self.samples if is_float(s.dtype)]
         outputs = max((_largest(y) for y in here[: -len(inputs) or None]), default=0.0)
@@ -134,7 +140,7 @@ def _eps(dtype: np.dtype) -> float:
     return {2: 2.0**-7 if dtype.kind != "f" else 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}[dtype.itemsize]
 
 
-def _compare(
+def compare(
     part: str,
     case: Case,
     got: Sequence[np.ndarray],
@@ -152,16 +158,18 @@ def _compare(
         gap = distance(a, b)
         if gap <= roundings * unit:
             continue
-        if np.isfinite(gap):
+        if a.shape == b.shape and a.dtype == b.dtype:
             sensitivity = sensitivity or case.sensitivity()
-            if gap * _largest(b) <= roundings * unit * (_largest(b) + sensitivity[number]):
+            if sensitivity[number] == np.inf or gap * _largest(b) <= roundings * unit * (
+                _largest(b) + sensitivity[number]
+            ):
                 continue
         what = "an output" if number < len(want) - _gradient_count(case, want) else "a gradient"
         message = f"{names[0]} and {names[1]} differ in {what} (result {number})" + (
             f" by {gap / unit:.3g} roundings of its largest value" if np.isfinite(gap) and unit else ""
         )
         limit = roundings * unit * (1 + (sensitivity[number] / (_largest(b) or 1) if sensitivity else 0))
-        raise _Failed(part, message, case, [*lines, f"assert_same(got, want, {limit:.3g})"], dtype)
+        raise Failed(part, message, case, [*lines, f"assert_same(got, want, {limit:.3g})"], dtype)
 
 
 def _gradient_count(case: Case, results: Sequence[np.ndarray]) -> int:
@@ -172,36 +180,36 @@ def _gradient_count(case: Case, results: Sequence[np.ndarray]) -> int:
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
-def _layout(case: Case) -> None:
+def layout(case: Case) -> None:
     if not any(s.steps for s in case.samples):
         return
     copied = case.with_samples(Sample.contiguous)
     lines = ["got = computed(run(*inputs))", "want = computed(run(*(copy(x) for x in inputs)))"]
-    _compare("layout", case, computed(case.run()), computed(copied.run()), ("views", "contiguous copies"), lines)
+    compare("layout", case, computed(case.run()), computed(copied.run()), ("views", "contiguous copies"), lines)
 
 
-def _fusion(case: Case) -> None:
+def fusion(case: Case) -> None:
     lines = ["got = computed(run(*inputs))", "want = unfused(run(*inputs))"]
-    _compare("fusion", case, computed(case.run()), unfused(case.run()), ("fused", "node by node"), lines)
+    compare("fusion", case, computed(case.run()), unfused(case.run()), ("fused", "node by node"), lines)
 
 
-def _jit(case: Case) -> None:
+def jitted(case: Case) -> None:
     run = values_and_gradients(case.fn)
     try:
         traced = jit(run)
         first = computed(traced(*case.tensors()))
     except RuntimeError as error:
         message = f"jit cannot trace it ({error}); leave this part out with skip=('jit',) if that is as it should be"
-        raise _Failed("jit", message, case, ["jit(run)(*inputs)"]) from None
+        raise Failed("jit", message, case, ["jit(run)(*inputs)"]) from None
     names, lines = ("jit", "plain"), ["traced = jit(run)", "got = computed(traced(*inputs))"]
-    _compare("jit", case, first, computed(run(*case.tensors())), names, [*lines, "want = computed(run(*inputs))"])
+    compare("jit", case, first, computed(run(*case.tensors())), names, [*lines, "want = computed(run(*inputs))"])
     other = case.with_samples(lambda s: s.with_base(np.roll(s.base.ravel()[::-1], 1).reshape(s.base.shape)))
     lines[1:] = ["traced(*before)", "got = computed(traced(*inputs))", "want = computed(run(*inputs))"]
     want, got = computed(run(*other.tensors())), computed(traced(*other.tensors()))
     names = ("a replay with other values", "plain")
     try:
-        _compare("jit", other, got, want, names, lines)
-    except _Failed as failed:
+        compare("jit", other, got, want, names, lines)
+    except Failed as failed:
         failed.lines = [*_renamed(case), *failed.lines]
         raise
 
@@ -222,7 +230,7 @@ def _precision(case: Case, bound: float) -> None:
         want = [w.astype(g.dtype) for g, w in zip(got, want)]
     lines = ["got = computed(run(*inputs))", "want = computed(run(*(x.double() for x in inputs)))"]
     lines.append("want = [w.astype(g.dtype) for g, w in zip(got, want)]")
-    _compare("precision", single, got, want, ("float32", "float64"), lines, bound, dtype="float32")
+    compare("precision", single, got, want, ("float32", "float64"), lines, bound, dtype="float32")
 
 
 def _devices(cases: Sequence[Case], device: str) -> None:
@@ -232,7 +240,7 @@ def _devices(cases: Sequence[Case], device: str) -> None:
     lines = [f"got = computed(run(*(x.to({device!r}) for x in inputs)))", "want = computed(run(*inputs))"]
     for case, results in zip(cases, theirs):
         ours = computed(case.run())
-        _compare("devices", case, [t.numpy() for t in results], ours, (device, case.device), lines)
+        compare("devices", case, [t.numpy() for t in results], ours, (device, case.device), lines)
 
 
 def _differences(case: Case, part: str, tolerance: float) -> None:
@@ -242,9 +250,9 @@ def _differences(case: Case, part: str, tolerance: float) -> None:
     except GradientError as error:
         call = f"{checks[part].__name__}(fn, *inputs)"
         lines = [call] if part == "second" else _shown(error)
-        raise _Failed(part, str(error), case, lines, "float64") from None
+        raise Failed(part, str(error), case, lines, "float64") from None
     except NotCheckable as error:
-        raise _Failed(part, str(error), case, [f"{checks[part].__name__}(fn, *inputs)"], "float64") from None
+        raise Failed(part, str(error), case, [f"{checks[part].__name__}(fn, *inputs)"], "float64") from None
 
 
 def _shown(error: GradientError) -> list[str]:
@@ -310,7 +318,7 @@ def check(
     if failed is None and "devices" in chosen:
         try:
             _devices(checker.kept[:ON_DEVICES], names[1])
-        except _Failed:  # found in the crowd: shrunk alone
+        except Failed:  # found in the crowd: shrunk alone
             failed = checker.search(checker.on_devices, examples, seed)
     if failed is not None and failed.part == "second" and "gradient" in chosen:
         # The smallest example may be one where a wrong gradient is right by chance, and only its derivative is not.
@@ -365,9 +373,9 @@ class _Checker:
         self.found: Optional[str] = None  # the part that failed first: shrinking stays with it
         self.wanted = self.smooth = 0
         self.last_kink = ""
-        self.last: Optional[_Failed] = None
+        self.last: Optional[Failed] = None
 
-    def search(self, test: Callable, examples: int, seed: int) -> Optional[_Failed]:
+    def search(self, test: Callable, examples: int, seed: int) -> Optional[Failed]:
         """The smallest failure among so many examples, or None."""
 
         @hypothesis.seed(seed)
@@ -386,14 +394,14 @@ class _Checker:
         def run(data) -> None:
             try:
                 test(data)
-            except _Failed as failure:
+            except Failed as failure:
                 if self.found in (None, failure.part):
                     self.found, self.last = failure.part, failure
                     raise
 
         try:
             run()
-        except _Failed as failed:
+        except Failed as failed:
             return failed
         except hypothesis.errors.Flaky:
             assert self.last is not None
@@ -418,9 +426,9 @@ class _Checker:
                 pass
             except AssertionError as error:
                 lines = getattr(error, "lines", [])
-                raise _Failed("reference", str(error), case, lines, "float64") from None
+                raise Failed("reference", str(error), case, lines, "float64") from None
         self._derivatives(data, case)
-        for part, test in (("layout", _layout), ("fusion", _fusion), ("jit", _jit)):
+        for part, test in (("layout", layout), ("fusion", fusion), ("jit", jitted)):
             if part in self.parts:
                 test(case)
         if "precision" in self.parts:

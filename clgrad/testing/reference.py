@@ -99,7 +99,7 @@ def _torch(reference: Callable, arrays: Sequence[Any]):
     result = reference(*tensors)
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
     terms = [
-        (y * torch.tensor(_weights(y.shape)).to(y.dtype)).sum()
+        (y * torch.tensor(weights(y.shape)).to(y.dtype)).sum()
         for y in outputs
         if y.is_floating_point() and y.requires_grad
     ]
@@ -108,7 +108,7 @@ def _torch(reference: Callable, arrays: Sequence[Any]):
     return [y.detach().numpy() for y in outputs], [_torch_comparison(g.numpy(), len(gradients)) for g in gradients]
 
 
-def _weights(shape: Sequence[int]) -> np.ndarray:
+def weights(shape: Sequence[int]) -> np.ndarray:
     return np.cos(np.arange(np.prod(shape, dtype=int), dtype=np.float64)).reshape(tuple(shape)).astype(np.float32)
 
 
@@ -149,7 +149,7 @@ def _numpy_comparison(reference: Callable, arrays: Sequence[Any], position: int,
             moved = [a + t * direction if i == position else a for i, a in enumerate(arrays)]
             result = reference(*moved)
             outputs = [np.asarray(y) for y in (result if isinstance(result, (tuple, list)) else [result])]
-            return np.concatenate([(y * _weights(y.shape)).ravel() for y in outputs if y.dtype.kind == "f"])
+            return np.concatenate([(y * weights(y.shape)).ravel() for y in outputs if y.dtype.kind == "f"])
 
         found = slope(along, float((ours * direction).sum()), tolerance)
         if found.kind in ("kink", "jump", "edge"):
