@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 
 from clgrad import Device, DeviceError, Tensor
+from clgrad.backends.numpy import backend as numpy_backend
 from clgrad.backends.numpy import blas, render
 from clgrad.engine.explain import plan_of
 from clgrad.engine.program import PROGRAMS
@@ -174,3 +175,9 @@ def test_memory_that_is_not_there_is_an_error_and_not_the_end():
     with pytest.raises(DeviceError, match="no memory for .* bytes.*smaller"):
         Device["NUMPY"].allocate(2**60)
     assert (Tensor([1.0]) + 1).item() == 2.0
+
+
+def test_a_full_table_of_executables_is_emptied_and_loses_none_of_those_asked_for(monkeypatch):
+    monkeypatch.setattr(numpy_backend, "MOST_KEPT", 1)
+    x = Tensor(np.arange(6.0, dtype=np.float32).reshape(2, 3), device="NUMPY")
+    assert (x @ x.T).sum(0).exp().log().tolist() == pytest.approx([19.0, 64.0])

@@ -97,6 +97,9 @@ def _quietly() -> Callable[..., None]:
     return _QUIET.copy().run if _QUIET is not None else _loudly
 
 
+MOST_KEPT = 4096  # executables
+
+
 class NumpyBackend(Backend):
     """The host's memory and NumPy's functions. Runs everything at once, so there is nothing to wait for."""
 
@@ -129,13 +132,16 @@ class NumpyBackend(Backend):
     def lower(self, kernels: Sequence[Union[Kernel, tuple[Kernel, ...]]], specialise: bool = False) -> list[Executable]:
         """Sizes are part of the text either way: there is no compiler to spare."""
         single = [kernel for kernel in kernels if isinstance(kernel, Kernel)]  # all of them: `chains` makes none
+        found = []
         for kernel in single:
-            if kernel not in self._lowered:
-                if len(self._lowered) >= 4096:  # a program that never repeats a shape must not grow for ever
+            executable = self._lowered.get(kernel)
+            if executable is None:
+                if len(self._lowered) >= MOST_KEPT:  # a program that never repeats a shape must not grow for ever
                     self._lowered.clear()
-                self._lowered[kernel] = NumpyExecutable(kernel)
+                executable = self._lowered[kernel] = NumpyExecutable(kernel)
                 self.counters.builds += 1
-        return [self._lowered[kernel] for kernel in single]
+            found.append(executable)
+        return found
 
     def synchronize(self) -> None:
         pass

@@ -65,20 +65,23 @@ def ours(entry: Entry, example: Example, device: str) -> list[Tensor]:
     results = _results(entry.ours(*xs))
     targets = [x for x, want in zip(xs, wants) if want]
     found = list(results)
-    total = _contracted([r for r in results if r.requires_grad], example)
+    total = _contracted(results, example)
     for _ in range(entry.derivatives if example.pattern.derivative else 0):
         if total is None:
             slopes = [x.zeros_like() for x in targets]
         else:
             slopes = total.gradient(*targets)
         found += slopes
-        total = _contracted([g for g in slopes if g.requires_grad], example)
+        total = _contracted(slopes, example)
     return found
 
 
 def _contracted(tensors: list[Tensor], example: Example) -> Tensor | None:
+    """A weighted sum of what has a derivative; each has its own weights, whatever else torch finds to have one."""
     total = None
     for tensor, weights in zip(tensors, _cotangents(example, [t.shape for t in tensors])):
+        if not tensor.requires_grad:
+            continue
         term = (tensor * Tensor(weights, dtype=tensor.dtype, device=tensor.device)).sum()
         total = term if total is None else total + term
     return total
@@ -102,16 +105,16 @@ def theirs(entry: Entry, example: Example) -> Answer:
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise Refused(str(error)) from error
     targets = [x for x, want in zip(xs, wants) if want]
-    tensors = [r for r in found if r.requires_grad]
+    tensors = found
     for _ in range(entry.derivatives if example.pattern.derivative else 0):
-        if tensors:
+        if any(t.requires_grad for t in tensors):
             weights = [torch.from_numpy(w) for w in _cotangents(example, [tuple(t.shape) for t in tensors])]
-            total = sum((t * w.to(t.dtype)).sum() for t, w in zip(tensors, weights))
+            total = sum((t * w.to(t.dtype)).sum() for t, w in zip(tensors, weights) if t.requires_grad)
             slopes = torch.autograd.grad(total, targets, create_graph=True, materialize_grads=True)
         else:
             slopes = [torch.zeros_like(x) for x in targets]
-        found += slopes
-        tensors = [g for g in slopes if g.requires_grad]
+        found = [*found, *slopes]
+        tensors = slopes
     return _answer(found)
 
 
