@@ -1,8 +1,8 @@
 """Layers, losses, optimisers and schedules on the Tensor, under PyTorch's names.
 
-One family a file: `module` (the tree), `layers`, `activations`, `convolution`, `normalization`, `pooling`, `recurrent`;
-`functional` (layers and losses as functions), `init`, `optim`, `schedule`, `flat` (many Tensors as one), `utils`
-(gradient clipping), `state` (safetensors files).
+One family a file: `module` (the tree), `layers`, `activations`, `convolution`, `normalization`, `pooling`, `recurrent`,
+`losses`; `functional` (layers and losses as functions), `init`, `optim`, `schedule`, `flat` (many Tensors as one),
+`utils` (gradient clipping), `state` (safetensors files).
 """
 
 from . import functional, init, optim, schedule, state, utils
@@ -32,7 +32,8 @@ from .activations import (
     Tanhshrink,
 )
 from .convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from .layers import Conv1D, CrossEntropyLoss, Dropout, Embedding, Flatten, Identity, Linear, MSELoss
+from .layers import Conv1D, Dropout, Embedding, Flatten, Identity, Linear
+from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from .module import Module, ModuleList, Sequential
 from .normalization import (
     BatchNorm,
@@ -54,6 +55,7 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BCEWithLogitsLoss",
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -81,6 +83,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "L1Loss",
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
@@ -94,6 +97,7 @@ __all__ = [
     "Mish",
     "Module",
     "ModuleList",
+    "NLLLoss",
     "PReLU",
     "QuickGELU",
     "RMSNorm",

@@ -217,11 +217,11 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """-(p t log σ(x) + (1 - t) log(1 - σ(x))) with t the target in [0, 1] and p `pos_weight`, or 1.
 
-    Written with log(1 + exp(-|x|)), so that no x, however large, overflows.
+    Written with softplus, so that no x, however large, overflows.
     """
     _same_shape("binary_cross_entropy_with_logits", x, target)
     target = target.cast(x.dtype)
-    minus_log_sigmoid = (-x).relu() + (-x.abs()).exp().log1p()  # -log σ(x); -log(1 - σ(x)) is x more
+    minus_log_sigmoid = (-x).softplus()  # -log σ(x); -log(1 - σ(x)) is x more
     positive = target if pos_weight is None else target * pos_weight
     loss = positive * minus_log_sigmoid + (1 - target) * (x + minus_log_sigmoid)
     loss = loss if weight is None else loss * weight

@@ -114,30 +114,3 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(self.start_dim, self.end_dim)
-
-
-class CrossEntropyLoss(Module):
-    """functional.cross_entropy as a layer."""
-
-    def __init__(
-        self,
-        weight: Optional[Tensor] = None,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-    ):
-        self.weight, self.ignore_index = weight, ignore_index
-        self.reduction, self.label_smoothing = reduction, label_smoothing
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(x, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
-
-
-class MSELoss(Module):
-    """functional.mse_loss as a layer."""
-
-    def __init__(self, reduction: str = "mean"):
-        self.reduction = reduction
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(x, target, self.reduction)

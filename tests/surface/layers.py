@@ -244,6 +244,31 @@ OTHERS = [
 ]
 
 
+def loss(name: str, *operands: Operand, kinks: Any = None, **options: Any) -> Entry:
+    """A loss as a layer, which calls the function of `tests/surface/losses.py`."""
+    return Entry(
+        f"nn.{name} {options}",
+        f"nn.{name}",
+        lambda *xs: getattr(nn, name)(**options)(*xs),
+        lambda *xs: getattr(torch_nn, name)(**options)(*xs),
+        operands=operands,
+        kinks=kinks,
+        special=False,
+        ulp=16,
+    )
+
+
+LOGITS, CLASSES = Operand((3, 4)), Operand((3,), dtype="int64", low=0, high=3)
+
+LOSSES = [
+    loss("MSELoss", Operand(), Operand(), reduction="sum"),
+    loss("L1Loss", Operand(), Operand(), kinks=lambda x, y: x == y),
+    loss("CrossEntropyLoss", LOGITS, CLASSES, label_smoothing=0.1, ignore_index=1),
+    loss("NLLLoss", LOGITS, CLASSES, reduction="none"),
+    loss("BCEWithLogitsLoss", Operand(), Operand(low=0, high=1)),
+]
+
+
 def conv1d_of_gpt2(x, weight, bias):
     module = nn.Conv1D(3, 4)
     assert (module.weight.shape, module.bias.shape) == ((4, 3), (3,))
@@ -333,4 +358,4 @@ FUNCTIONS = [
          Operand((3, 2, 2, 2, 1)), special=False, ulp=32),
 ]  # fmt: skip
 
-ENTRIES = [*ACTIVATIONS, *LAYERS, *OTHERS, *FUNCTIONS]
+ENTRIES = [*ACTIVATIONS, *LAYERS, *OTHERS, *LOSSES, *FUNCTIONS]
