@@ -221,9 +221,8 @@ def binary_cross_entropy_with_logits(
     """
     _same_shape("binary_cross_entropy_with_logits", x, target)
     target = target.cast(x.dtype)
-    minus_log_sigmoid = (-x).softplus()  # -log σ(x); -log(1 - σ(x)) is x more
-    positive = target if pos_weight is None else target * pos_weight
-    loss = positive * minus_log_sigmoid + (1 - target) * (x + minus_log_sigmoid)
+    share = 1.0 if pos_weight is None else (pos_weight - 1) * target + 1
+    loss = (1 - target) * x + share * (-x).softplus()  # -log σ(x) is softplus(-x), and -log(1 - σ(x)) is x more
     loss = loss if weight is None else loss * weight
     return _reduce("binary_cross_entropy_with_logits", loss, reduction)
 
