@@ -20,7 +20,7 @@ import numpy as np
 from hypothesis import strategies as st
 from strategies import MOVES, elements, laid_out, move, movement, shapes
 
-from clgrad import Tensor
+from clgrad import Tensor, operation
 from clgrad.backends.numpy.philox import philox4x32
 from clgrad.engine.attention import attention
 from clgrad.engine.composite import Composite
@@ -289,6 +289,22 @@ def _draw_cast(draw) -> Case:
     return Case("cast", [x], target, cast(x.array(), target))
 
 
+# Exact but for one rounding: which of two, or their difference.
+CUSTOM = operation(
+    "above", numpy=lambda a, b: np.where(b > a, b, a - b), opencl="if (b > a) return b;\nreturn a - b;",
+    gradient=lambda g, y, a, b: ((b <= a).where(g, 0), (b > a).where(g, -g)),
+)  # fmt: skip
+
+
+def _draw_custom(draw) -> Case:
+    dtype, shape = draw(st.sampled_from(FLOATS)), draw(shapes())
+    a, b = (_operand(draw, dtype, shape) for _ in range(2))
+    with np.errstate(all="ignore"):
+        wide_a, wide_b = widen(a.array()), widen(b.array())
+        want = narrow(np.where(wide_b > wide_a, wide_b, wide_a - wide_b), dtype)
+    return Case("custom", [a, b], CUSTOM, want, ulp=1)
+
+
 def _draw_bitcast(draw) -> Case:
     target = np.dtype(draw(st.sampled_from(NUMBERS)))
     same_width = [name for name in NUMBERS if np.dtype(name).itemsize == target.itemsize]
@@ -493,6 +509,7 @@ def _draw_identity(op: str):
 DRAW: dict[str, Callable[..., Case]] = {
     **{op: _draw_elementwise(op) for op in ELEMENTWISE},
     "cast": _draw_cast,
+    "custom": _draw_custom,
     "bitcast": _draw_bitcast,
     "reduce_sum": _draw_reduce_sum,
     "reduce_max": _draw_reduce_max,

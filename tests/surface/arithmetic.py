@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional as TF
+
+from clgrad import operation
 
 from .entry import ALL, BOOL, FLOATS, INTS, WIDE, Entry, Operand
 
@@ -26,8 +29,21 @@ def either_sign(function):
     return lambda a, b: (function(a, b), function(a, -b - 1))
 
 
+def swiglu_gradient(g, y, gate, up):
+    s = gate.sigmoid()
+    return g * up * (s + gate * s * (1 - s)), g * gate * s
+
+
+swiglu = operation(
+    "swiglu",
+    numpy=lambda gate, up: gate / (1 + np.exp(-gate)) * up,
+    opencl="gate / (1 + exp(-gate)) * up",
+    gradient=swiglu_gradient,
+)
+
 # fmt: off
 ENTRIES = [
+    Entry("operation", (), lambda a, b: swiglu(a, b), lambda a, b: TF.silu(a) * b, operands=2, broadcast=True),
     Entry("+", ("Tensor.add", "Tensor.__add__", "Tensor.__radd__"), lambda a, b: a + b, operands=2, broadcast=True,
           dtypes=ALL),
     Entry("-", ("Tensor.sub", "Tensor.__sub__"), lambda a, b: a - b - 2, operands=2, broadcast=True,
