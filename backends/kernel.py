@@ -161,12 +161,13 @@ class Attention:
 
     With `causal`, query t sees keys 0 to t. The `results` are some of
 
-        output      softmax(S) v                       logsumexp   log sum_j exp(S_ij), NaN where a row is all -inf
+        output      softmax(S) v                       logsumexp   log sum_j exp(S_ij)
         query       dS k scale                         key         dS^T q scale
         value       P^T grad                           with P = exp(S - logsumexp), dP = grad v^T
                                                        and dS = P (dP - sum_e grad output)
 
-    (Dao et al., FlashAttention, arXiv 2205.14135). All of one floating dtype, but for a bool mask, and the logsumexp of
+    (Dao et al., FlashAttention, arXiv 2205.14135). Where a row of S is all -inf, its output and logsumexp are 0, and so
+    is its P: such a query gets and gives nothing. All of one floating dtype, but for a bool mask, and the logsumexp of
     float16, which is float32: float16 is computed in float32 throughout. Whether a NaN or an infinity of a key or value
     reaches the queries that causality hides it from is left open, so that whole blocks of such pairs may be skipped.
     """

@@ -21,6 +21,7 @@ the values lie in memory with those two exchanged: (..., T, H, D) for a result o
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple, Optional
 
 from ..backends.dtypes import DType, accumulator, is_bool, is_float
@@ -126,7 +127,10 @@ def expansion(y: Node) -> Node:
     part: Part = y.arg
     x = part.operands(y.src)
     if part.result == "logsumexp":
-        return logsumexp(_scores(x, part).cast(y.dtype), (len(y.shape) - 1,))
+        scores = _scores(x, part).cast(y.dtype)
+        empty = make("reduce_max", (scores,), (len(y.shape) - 1,)).eq(-inf)  # such rows have gradients of 0, not NaN
+        scores = empty.expand(scores.shape).where_(0.0, scores)
+        return empty.where_(0.0, logsumexp(scores, (len(y.shape) - 1,)))
     if part.result == "value":
         return _in_order(make("dot", (_probabilities(x, part).transpose(), x["grad"])))
     of_scores = _score_gradient(x, part)

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-from math import prod, sqrt
+from math import inf, prod, sqrt
 from typing import TYPE_CHECKING, Optional
 
 from ..backends import dtypes
-from ..backends.dtypes import is_bool, is_float
+from ..backends.dtypes import is_bool, is_float, is_int
 from . import attention
 from .elementwise import broadcast_shape
 from .ops import ShapeError
@@ -88,25 +88,54 @@ def scaled_dot_product_attention(
     attn_mask: Optional[Tensor] = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """softmax(Q K^T / sqrt(D) + mask) V (Vaswani et al., 2017).
 
     self (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). `attn_mask` broadcasts to (..., T, S): bool
-    (True takes part) or a float added to the scores. `is_causal` lets query t see keys 0 to t.
+    (True takes part) or a float added to the scores. `is_causal` lets query t see keys 0 to t. One that sees nothing
+    gets zeros. `dropout_p` is the share of probabilities that are dropped, in training and outside. With `enable_gqa`
+    the keys and values may have fewer heads (axis -3): as many queries' heads in a row share one (arXiv 2305.13245).
+
+    Raises ShapeError for shapes that do not fit, TypeError for a mask of integers.
     """
+    op = "scaled_dot_product_attention"
     if is_causal and attn_mask is not None:
-        raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+        raise ShapeError(f"{op}: give attn_mask or is_causal, not both")
+    if attn_mask is not None and is_int(attn_mask.dtype):
+        raise TypeError(f"{op}: attn_mask must be bool, or floats that are added, not {attn_mask.dtype}")
+    if enable_gqa:
+        return _grouped_heads(self, key, value, attn_mask, dropout_p, is_causal)
     if not dropout_p:
         result = _attention_in_one(self, key, value, attn_mask, is_causal)
         if result is not None:
             return result
-    scores = (self @ key.transpose(-2, -1)) * (1 / sqrt(self.shape[-1]))
-    if is_causal:
-        queries, keys = (type(self).arange(n, dtype=dtypes.int32, device=self.device) for n in scores.shape[-2:])
-        attn_mask = queries.unsqueeze(-1) >= keys
-    if attn_mask is not None:
-        scores = attn_mask.where(scores, float("-inf")) if is_bool(attn_mask.dtype) else scores + attn_mask
+    scores = (self @ key.transpose(-2, -1)) * (1 / sqrt(self.shape[-1]) if self.shape[-1] else 1.0)
+    if not key.shape[-2]:
+        return scores @ value
+    if is_causal:  # every query sees the first key
+        queries, keys = (type(self).arange(n, dtype="int32", device=self.device) for n in scores.shape[-2:])
+        scores = (queries.unsqueeze(-1) >= keys).where(scores, -inf)
+    elif attn_mask is not None:
+        scores = attn_mask.where(scores, -inf) if is_bool(attn_mask.dtype) else scores + attn_mask
+        nothing = scores.detach().max(-1, keepdim=True) == -inf  # the softmax of such a row, and its gradient, is NaN
+        shares = nothing.where(0.0, nothing.where(0.0, scores).softmax(-1))
+        return shares.dropout(dropout_p) @ value
     return scores.softmax(-1).dropout(dropout_p) @ value
+
+
+def _grouped_heads(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], dropout: float, causal: bool) -> Tensor:
+    """The heads of queries as (groups, heads of one group): what a group shares is repeated as a view."""
+    if min(q.ndim, k.ndim, v.ndim) < 3 or k.shape[-3] != v.shape[-3] or q.shape[-3] % max(k.shape[-3], 1):
+        raise ShapeError(
+            f"scaled_dot_product_attention: with enable_gqa the heads (axis -3) of key {k.shape} and value {v.shape} "
+            f"must be as many, and divide those of the query {q.shape}"
+        )
+    groups = k.shape[-3]
+    if mask is not None and mask.ndim > 2:
+        mask = mask.unflatten(-3, (groups, -1) if mask.shape[-3] > 1 else (1, 1))
+    q, k, v = q.unflatten(-3, (groups, -1)), k.unsqueeze(-3), v.unsqueeze(-3)
+    return scaled_dot_product_attention(q, k, v, mask, dropout, causal).flatten(-4, -3)
 
 
 def _attention_in_one(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], causal: bool) -> Optional[Tensor]:

@@ -159,16 +159,17 @@ class _Head:
         else:
             self.hide(p, block, i, j)
             top = np.maximum.reduce(p, axis=-2, keepdims=True)
+            top[top == -np.inf] = 0
             np.subtract(p, top, out=p)
             np.exp(p, out=p)
         total = np.matmul(np.ones((1, end), self.dtype), p)
+        total[total == 0] = 1  # nothing seen at all
         if "output" in results:
             out = self.scratch((*q.shape[:-2], j - i, v.shape[-1]))
             np.matmul(p.swapaxes(-1, -2), self.plain(v[..., :end, :]), out=out)
             target = results["output"][block][..., i:j, :]
             np.divide(out, total.swapaxes(-1, -2), out=target, casting="same_kind")
         if "logsumexp" in results:
-            total[total == 0] = np.nan  # nothing seen at all, as where the maximum of -inf has been subtracted
             np.add(top, np.log(total), out=results["logsumexp"][block][..., i:j, :].swapaxes(-1, -2))
 
     def backward(self, block: Block, ranges: Ranges, results: dict[str, np.ndarray]) -> None:

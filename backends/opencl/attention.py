@@ -323,6 +323,9 @@ class _Attention:
                     w.line(f"total{p} += p{p};")
                     w.line(f"{s} = p{p};")
             self._gather_up("sum", "s", "v", self.value_width)
+        for p in self.parts:  # where nothing has been seen at all
+            w.line(f"total{p} = total{p} == 0 ? {self._all('1')} : total{p};")
+            w.line(f"top{p} = top{p} == {infinity} ? {self._all('0')} : top{p};")
         if "output" in self.results:
             with w.block(f"for (int d = 0; d < {self.value_width}; d++)"):
                 for p, place in enumerate(self._row_of_lanes("sum", "d")):
@@ -330,7 +333,7 @@ class _Attention:
             self._store("output", "sum", self.value_width)
         if "logsumexp" in self.results:
             for p, place in enumerate(self._row_of_lanes("s", "0")):
-                w.line(f"{place} = top{p} == {infinity} ? {self._all('NAN')} : top{p} + log(total{p});")
+                w.line(f"{place} = top{p} + log(total{p});")
             self._store("logsumexp", "s", 1)
 
     def _query_gradient(self) -> None:
