@@ -24,6 +24,6 @@ ENTRIES = [
     Entry("barrier", (), lambda x: Tensor._make("barrier", x) ** 2, lambda x: x**2),
     Entry("to", "Tensor.to", lambda x: x.to(elsewhere(x)) ** 2, lambda x: x**2),
     Entry("to and back", "Tensor.to", lambda x: x.to(elsewhere(x)).to(x.device) ** 2, lambda x: x**2),
-    Entry("clone", "Tensor.clone", lambda x: x.clone() ** 2),
+    Entry("clone, squared", "Tensor.clone", lambda x: x.clone() ** 2),
     Entry("detach", "Tensor.detach", lambda x: x.detach() * x),
 ]
