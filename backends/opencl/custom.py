@@ -10,9 +10,9 @@ two operations of one name are two functions, and the same text is built once.
 >>> scaled = Custom("scaled", ("x", "by"), np.multiply, "x * by")
 >>> text = elementwise("custom", ["v0", "v1"], np.dtype("float32"), np.dtype("float32"), scaled)
 >>> text.code
-'scaled_ac4d1f_float(v0, v1)'
+'scaled_9d59c1_float(v0, v1)'
 >>> print(definitions(text.helpers))
-float scaled_ac4d1f_float(float x, float by) {
+float scaled_9d59c1_float(float x, float by) {
     return (float)(x * by);
 }
 <BLANKLINE>
