@@ -45,7 +45,7 @@ def assigned(index, value=None):
 def added(x, value):
     y = x.clone()
     y[1:] += value
-    y[..., -1] *= y[..., 0]
+    y[..., -1] *= y[..., 0].clone()
     return y
 
 
