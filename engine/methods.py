@@ -23,6 +23,7 @@ from . import (
     indexing,
     interchange,
     interpolation,
+    losses,
     movement,
     pieces,
     pooling,
@@ -183,5 +184,9 @@ class Methods:
     conv2d, conv_transpose2d = convolution.conv2d, convolution.conv_transpose2d
     avg_pool2d, max_pool2d, max_unpool2d = pooling.avg_pool2d, pooling.max_pool2d, pooling.max_unpool2d
     interpolate = interpolation.interpolate
+    cross_entropy, nll_loss = losses.cross_entropy, losses.nll_loss
+    sparse_categorical_crossentropy = losses.sparse_categorical_crossentropy
+    binary_crossentropy = losses.binary_crossentropy
+    binary_crossentropy_logits = losses.binary_crossentropy_logits
     scaled_dot_product_attention = products.scaled_dot_product_attention
     dropout = random.dropout

@@ -1,14 +1,14 @@
 """Layers and losses as functions, under torch.nn.functional's names and defaults.
 
-Most are one Tensor method; they are here so that code written for PyTorch finds them. The losses live only here.
+Most are one Tensor method; they are here so that code written for PyTorch finds them. Losses of regression live only here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Optional
 
+from ..engine.losses import reduced, same_shape
 from ..engine.tensor import Tensor
 from .convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d  # noqa: F401
 from .normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm  # noqa: F401
@@ -185,27 +185,52 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: Optional[f
 # -- losses
 
 
-def _reduce(name: str, loss: Tensor, reduction: str) -> Tensor:
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
-
-
-def _same_shape(name: str, x: Tensor, target: Tensor) -> None:
-    if x.shape != target.shape:
-        raise ValueError(f"{name}: input {x.shape} and target {target.shape} must have one shape; reshape one of them")
-
-
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """(x - target)²."""
-    _same_shape("mse_loss", x, target)
-    return _reduce("mse_loss", (x - target).square(), reduction)
+    same_shape("mse_loss", x, target)
+    return reduced("mse_loss", (x - target).square(), reduction)
 
 
 def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """|x - target|."""
-    _same_shape("l1_loss", x, target)
-    return _reduce("l1_loss", (x - target).abs(), reduction)
+    same_shape("l1_loss", x, target)
+    return reduced("l1_loss", (x - target).abs(), reduction)
+
+
+def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """d²/(2 beta) where d = |x - target| is below beta, d - beta/2 elsewhere (Girshick, arXiv 1504.08083)."""
+    if beta == 0:
+        return l1_loss(x, target, reduction)
+    same_shape("smooth_l1_loss", x, target)
+    d = (x - target).abs()
+    return reduced("smooth_l1_loss", (d < beta).where(d * d * (0.5 / beta), d - 0.5 * beta), reduction)
+
+
+def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """d²/2 where d = |x - target| is at most delta, delta (d - delta/2) elsewhere (Huber, 1964)."""
+    same_shape("huber_loss", x, target)
+    d = (x - target).abs()
+    return reduced("huber_loss", (d <= delta).where(d * d * 0.5, (d - 0.5 * delta) * delta), reduction)
+
+
+def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """target (log target - x), x being log-probabilities; with `log_target` the target is one too.
+
+    `reduction` may also be "batchmean", the sum over the number of rows, which is what the divergence is.
+    """
+    if log_target:
+        loss = target.exp() * (target - x)
+    else:
+        loss = target * (target == 0).where(1.0, target).log() - target * x
+    if reduction == "batchmean":
+        return loss.sum() / x.shape[0] if x.ndim else loss
+    return reduced("kl_div", loss, reduction)
+
+
+def binary_cross_entropy(x: Tensor, target: Tensor, weight: Optional[Tensor] = None, reduction: str = "mean") -> Tensor:
+    """-(t log x + (1 - t) log(1 - x)) with the target t and x in [0, 1]; see `Tensor.binary_crossentropy`."""
+    loss = x.binary_crossentropy(target, "none")
+    return reduced("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -215,16 +240,9 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Optional[Tensor] = None,
 ) -> Tensor:
-    """-(p t log σ(x) + (1 - t) log(1 - σ(x))) with t the target in [0, 1] and p `pos_weight`, or 1.
-
-    Written with softplus, so that no x, however large, overflows.
-    """
-    _same_shape("binary_cross_entropy_with_logits", x, target)
-    target = target.cast(x.dtype)
-    share = 1.0 if pos_weight is None else (pos_weight - 1) * target + 1
-    loss = (1 - target) * x + share * (-x).softplus()  # -log σ(x) is softplus(-x), and -log(1 - σ(x)) is x more
-    loss = loss if weight is None else loss * weight
-    return _reduce("binary_cross_entropy_with_logits", loss, reduction)
+    """-(p t log σ(x) + (1 - t) log(1 - σ(x))); see `Tensor.binary_crossentropy_logits`."""
+    loss = x.binary_crossentropy_logits(target, "none", pos_weight)
+    return reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
 
 
 def cross_entropy(
@@ -235,76 +253,12 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-log softmax(x) at the target's class.
-
-    Args:
-        x: logits, (C), (N, C) or (N, C, ...): classes along dimension 1, as in PyTorch.
-        target: integer classes, of x's shape without C.
-        weight: (C), how much each class counts.
-        ignore_index: rows with this target count for nothing, in the mean neither.
-        reduction: "mean" (over what counts: NaN where nothing does), "sum" or "none".
-        label_smoothing: the share of each target that is spread evenly over all classes.
-
-    A target outside 0 <= target < C that is not `ignore_index` makes the loss and its gradient NaN: no device has to
-    be asked, and nothing wrong is learnt. Raises ValueError for shapes that do not fit, TypeError for a target that is
-    not of integers.
-    """
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], not {label_smoothing}")
-    return _class_loss("cross_entropy", x, target, weight, ignore_index, reduction, label_smoothing, logits=True)
+    """-log softmax(x) at the target's class, or for its probabilities; see `Tensor.cross_entropy`."""
+    return x.cross_entropy(target, reduction, label_smoothing, ignore_index, weight)
 
 
 def nll_loss(
     x: Tensor, target: Tensor, weight: Optional[Tensor] = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
-    """-x at the target's class, x being log-probabilities. Arguments and errors are cross_entropy's."""
-    return _class_loss("nll_loss", x, target, weight, ignore_index, reduction, 0.0, logits=False)
-
-
-def _class_loss(
-    name: str,
-    x: Tensor,
-    target: Tensor,
-    weight: Optional[Tensor],
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    logits: bool,
-) -> Tensor:
-    """The target's class is found by comparing it with every class rather than by a gather, so that the softmax, the
-    choice and the sum are reductions over one row: one kernel, and one more for the gradient."""
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
-    if target.dtype.kind not in "iu":
-        raise TypeError(f"{name}: target must hold integer classes, not {target.dtype}; cast it with .int()")
-    if x.ndim > 2:  # (N, C, ...) -> (N, ..., C)
-        x = x.permute(0, *range(2, x.ndim), 1)
-    if x.ndim == 0 or target.shape != x.shape[:-1]:
-        raise ValueError(
-            f"{name}: target {target.shape} does not fit input with classes last {x.shape}; for logits (B, T, C) "
-            "pass logits.reshape(-1, C) and target.reshape(-1)"
-        )
-    classes = x.shape[-1]
-    if weight is not None and weight.shape != (classes,):
-        raise ValueError(f"{name}: weight must have one value a class, shape ({classes},), not {weight.shape}")
-    if target.dtype.itemsize < 4 or target.dtype.kind == "u":
-        target = target.cast("int32" if target.dtype.itemsize < 4 else "int64")  # ignore_index must be representable
-
-    log_prob = x.log_softmax(-1) if logits else x  # (..., C)
-    counted = target != ignore_index  # (...)
-    known = (target >= 0) & (target < classes) | ~counted  # (...)
-    chosen = Tensor.arange(classes, dtype=target.dtype, device=x.device) == target.unsqueeze(-1)  # (..., C)
-    chosen = chosen | ~known.unsqueeze(-1)  # the factor NaN below must reach every logit of such a row
-
-    weighted = log_prob if weight is None else log_prob * weight
-    loss = -chosen.where(weighted, 0.0).sum(-1)  # (...)
-    if label_smoothing > 0:
-        loss = loss * (1 - label_smoothing) - weighted.sum(-1) * (label_smoothing / classes)
-    one = Tensor(1.0, dtype=x.dtype, device=x.device)
-    loss = counted.where(loss * known.where(one, math.nan), 0.0)
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    share = one.expand(target.shape) if weight is None else chosen.where(weight, 0.0).sum(-1)
-    return loss.sum() / counted.where(share, 0.0).sum()
+    """-x at the target's class, x being log-probabilities; see `Tensor.nll_loss`."""
+    return x.nll_loss(target, weight, ignore_index, reduction)
