@@ -201,3 +201,41 @@ def test_a_gradient_of_another_shape_is_refused(device, shape, bad):
         t.grad = torch.ones(bad)
     with pytest.raises(RuntimeError, match="no gradient of"):
         x.grad = Tensor.ones(*bad, device=device)
+
+
+def test_backward_adds_to_grad_and_create_graph_keeps_it_differentiable(device):
+    x, t = both(np.array([1.0, -2.0], "float32"), device)
+    for _ in range(2):
+        (x * x * x).sum().backward(create_graph=True)
+        (t * t * t).sum().backward(create_graph=True)
+        np.testing.assert_array_equal(x.grad.numpy(), t.grad.detach().numpy())
+    (second,) = x.grad.sum().gradient(x)
+    (wanted,) = torch.autograd.grad(t.grad.sum(), t)
+    np.testing.assert_array_equal(second.numpy(), wanted.numpy())
+    x.grad = None
+    assert x.grad is None
+
+
+def test_no_grad_and_requires_grad_say_what_keeps_a_history(device):
+    x = Tensor([1.0], device=device)
+    assert not x.requires_grad and x.requires_grad_() is x and x.requires_grad
+    with Tensor.no_grad():
+        assert not (x * 2).requires_grad
+    assert Tensor.no_grad()(lambda: x * 2)().requires_grad is False and (x * 2).requires_grad
+    x.requires_grad = False
+    assert not (x * 2).requires_grad
+
+
+def test_to_moves_a_copy_and_to_moves_the_name_itself(cl):
+    x = Tensor([1.0, 2.0], device="NUMPY", requires_grad=True)
+    (x.to(cl) * 3).sum().backward()
+    assert x.device == x.grad.device == "NUMPY" and x.grad.tolist() == [3.0, 3.0]
+    assert x.to_(cl) is x and x.device == x.grad.device == cl
+    assert x.requires_grad and x.tolist() == [1.0, 2.0] and x.grad.tolist() == [3.0, 3.0]
+    with pytest.raises(ValueError, match=rf"{cl} and NUMPY|NUMPY and {cl}"):
+        x + Tensor([1.0], device="NUMPY") * 1
+
+
+def test_explain_tells_every_stage(device):
+    text = (Tensor([1.0, 2.0], device=device) * 2).explain()
+    assert all(word in text for word in ("test_tensor.py", "graph", "schedule", "mul"))
