@@ -24,7 +24,7 @@ from clgrad.testing import Sample
 from .entry import ALL, Entry, Operand
 
 LAYOUTS = (("permute", "flip", "shrink"), (), ("expand", "pad"), ("scalar",))  # the last: as few axes as there may be
-SAME_SIZE = 3  # examples in a row of the same size, with other values
+SAME_SIZE = 4  # examples in a row of the same size, with other values
 MOST_ELEMENTS = 120
 SPECIAL = (np.nan, np.inf, -np.inf, -0.0)
 TRIES = 12  # at drawing operands away from kinks
@@ -318,13 +318,13 @@ def examples_in_place(
 def examples(
     entry: Entry, draw: Draw, seed: int, least: int, values: int, derivatives: int, free: bool
 ) -> Iterator[list[Example]]:
-    """Rounds of at least `least` examples of all patterns, without end; two fifths are of derivatives if there are any.
+    """Rounds of at least `least` examples of all patterns, without end; a third is of derivatives if there are any.
 
     With `free`, all that changes a kernel's source varies within a pattern too.
     """
     rng = np.random.default_rng(seed)
     dealt = patterns(entry, rng, values, derivatives)
-    shares = {True: 0.4, False: 0.6} if entry.derivatives else {True: 0.0, False: 1.0}
+    shares = {True: 0.34, False: 0.66} if entry.derivatives else {True: 0.0, False: 1.0}
     kinds = Counter(pattern.derivative for pattern in dealt)
     counts = [ceil(least * shares[p.derivative] / kinds[p.derivative] / SAME_SIZE) for p in dealt]
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from clgrad import Tensor, dtypes
 
 from .entry import HALVES, Entry
 from .examples import Example, finfo
+
+torch.set_num_threads(1)  # for so little, threads only wait for one another
+WEIGHTS = np.random.default_rng(0).integers(-8, 9, 997) / 4  # what results are multiplied by, from a place that varies
 
 
 class Refused(Exception):
@@ -44,8 +48,7 @@ def _answer(results: list[torch.Tensor]) -> Answer:
 
 
 def _cotangents(example: Example, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-    rng = np.random.default_rng(example.seed)
-    return [np.asarray(rng.integers(-8, 9, shape) / 4) for shape in shapes]
+    return [WEIGHTS[(np.arange(prod(shape)) + example.seed) % len(WEIGHTS)].reshape(shape) for shape in shapes]
 
 
 def _differentiable(entry: Entry, example: Example) -> list[bool]:
