@@ -29,9 +29,9 @@ What each instruction means (T is its dtype; every operand of arithmetic has T u
                  0 <= index < rows reads nothing, gives 0 and is reported (see Backend)
     reduce_sum, reduce_max, reduce_prod
                  src (value,); the reduction over all of `reduce_axes`; result constant along them. NaN wins in
-                 reduce_max. A sum of float16 is accumulated in float32 and rounded once
+                 reduce_max. A sum of halves is accumulated in float32 and rounded once
     dot          arg (left slot, left View (*batch, M, K), right slot, right View (*batch, K, N)), both inputs of
-                 dtype T; the iteration space is (*batch, M, N); float16 accumulates in float32. No masks.
+                 dtype T; the iteration space is (*batch, M, N); halves accumulate in float32. No masks.
     elementwise  see ELEMENTWISE
     custom       src any number of operands of one dtype; arg a Custom, the function to apply to each point
 
@@ -168,7 +168,7 @@ class Attention:
 
     (Dao et al., FlashAttention, arXiv 2205.14135). Where a row of S is all -inf, its output and logsumexp are 0, and so
     is its P: such a query gets and gives nothing. All of one floating dtype, but for a bool mask, and the logsumexp of
-    float16, which is float32: float16 is computed in float32 throughout. Whether a NaN or an infinity of a key or value
+    halves, which is float32: halves are computed in float32 throughout. Whether a NaN or an infinity of a key or value
     reaches the queries that causality hides it from is left open, so that whole blocks of such pairs may be skipped.
     """
 
