@@ -1,6 +1,7 @@
 """Layers and losses as functions, under torch.nn.functional's names and defaults.
 
-Most are one Tensor method; they are here so that code written for PyTorch finds them. Losses of regression live only here.
+Most are one Tensor method; they are here so that code written for PyTorch finds them. The losses of regression live
+only here.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from ..engine.losses import reduced, same_shape
+from ..engine.losses import reduced as _reduced
+from ..engine.losses import same_shape as _same_shape
 from ..engine.tensor import Tensor
 from .convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d  # noqa: F401
 from .normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm  # noqa: F401
@@ -187,30 +189,30 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: Optional[f
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """(x - target)²."""
-    same_shape("mse_loss", x, target)
-    return reduced("mse_loss", (x - target).square(), reduction)
+    _same_shape("mse_loss", x, target)
+    return _reduced("mse_loss", (x - target).square(), reduction)
 
 
 def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """|x - target|."""
-    same_shape("l1_loss", x, target)
-    return reduced("l1_loss", (x - target).abs(), reduction)
+    _same_shape("l1_loss", x, target)
+    return _reduced("l1_loss", (x - target).abs(), reduction)
 
 
 def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """d²/(2 beta) where d = |x - target| is below beta, d - beta/2 elsewhere (Girshick, arXiv 1504.08083)."""
     if beta == 0:
         return l1_loss(x, target, reduction)
-    same_shape("smooth_l1_loss", x, target)
+    _same_shape("smooth_l1_loss", x, target)
     d = (x - target).abs()
-    return reduced("smooth_l1_loss", (d < beta).where(d * d * (0.5 / beta), d - 0.5 * beta), reduction)
+    return _reduced("smooth_l1_loss", (d < beta).where(d * d * (0.5 / beta), d - 0.5 * beta), reduction)
 
 
 def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d²/2 where d = |x - target| is at most delta, delta (d - delta/2) elsewhere (Huber, 1964)."""
-    same_shape("huber_loss", x, target)
+    _same_shape("huber_loss", x, target)
     d = (x - target).abs()
-    return reduced("huber_loss", (d <= delta).where(d * d * 0.5, (d - 0.5 * delta) * delta), reduction)
+    return _reduced("huber_loss", (d <= delta).where(d * d * 0.5, (d - 0.5 * delta) * delta), reduction)
 
 
 def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
@@ -224,13 +226,13 @@ def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool 
         loss = target * (target == 0).where(1.0, target).log() - target * x
     if reduction == "batchmean":
         return loss.sum() / x.shape[0] if x.ndim else loss
-    return reduced("kl_div", loss, reduction)
+    return _reduced("kl_div", loss, reduction)
 
 
 def binary_cross_entropy(x: Tensor, target: Tensor, weight: Optional[Tensor] = None, reduction: str = "mean") -> Tensor:
     """-(t log x + (1 - t) log(1 - x)) with the target t and x in [0, 1]; see `Tensor.binary_crossentropy`."""
     loss = x.binary_crossentropy(target, "none")
-    return reduced("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
+    return _reduced("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -242,7 +244,7 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """-(p t log σ(x) + (1 - t) log(1 - σ(x))); see `Tensor.binary_crossentropy_logits`."""
     loss = x.binary_crossentropy_logits(target, "none", pos_weight)
-    return reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
+    return _reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
 
 
 def cross_entropy(
