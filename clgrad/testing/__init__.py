@@ -14,7 +14,7 @@ except ImportError as error:
 
 from .checking import PARTS, CheckFailure, check
 from .gradients import GradientError, NotCheckable, NotDifferentiable, gradcheck, gradgradcheck
-from .programs import Program, programs
+from .program import Program, programs
 from .sample import FEATURES, Sample
 from .strategies import LAYOUTS, axes, broadcastable_shapes, dtypes, indices, operands, shapes, tensors
 

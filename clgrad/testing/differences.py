@@ -66,8 +66,10 @@ def _slope(along: Callable[[float], np.ndarray], expected: float, tolerance: flo
             continue
         size = max(abs(level.value), abs(known))
         smooth = level.straightens or level.bend <= tolerance * size + level.noise
-        if smooth and abs(level.value - expected) <= tolerance * size + level.noise:
-            return Slope("agrees", level.value, tolerance * size, level.sides)
+        # Rounding is granted to the first step, where it is least; smaller ones count as long as it does not matter.
+        granted = level.noise if not levels else 0.0 if level.noise <= tolerance * size else -np.inf
+        if smooth and abs(level.value - expected) <= tolerance * size + granted:
+            return Slope("agrees", level.value, tolerance * size + max(granted, 0.0), level.sides)
         if levels and level.noise > 1e-4 * size:
             break
         levels.append(level)
@@ -100,7 +102,7 @@ def _level(along: Callable[[float], np.ndarray], here: np.ndarray, h: float) -> 
     magnitude = sum(float(np.abs(part[moved]).sum()) for part in (*far, here)) / 3
     pairs = ((far, h), (near, h / 2))
     central = [float((plus - minus).sum()) / (2 * step) for (plus, minus), step in pairs]
-    sides = float((near[0] - here).sum()) * 2 / h, float((here - near[1]).sum()) * 2 / h
+    sides = float((here - near[1]).sum()) * 2 / h, float((near[0] - here).sum()) * 2 / h
     bends = [abs(float(((plus - here) - (here - minus)).sum())) / step for (plus, minus), step in pairs]
     value = (4 * central[1] - central[0]) / 3
     if not np.isfinite([value, magnitude, *bends]).all():

@@ -28,8 +28,8 @@ from ..engine.tensor import Tensor
 from . import checking
 from .checking import Case, Failed
 from .modes import computed, values_and_gradients
-from .programs import Program, programs
-from .sample import Sample
+from .program import Program, programs
+from .sample import Sample, code
 
 BATCH = 250  # programs in one search by Hypothesis
 TOGETHER = 8  # programs that are computed at once on the second device
@@ -88,7 +88,7 @@ def _on_torch(program: Program, case: Case) -> None:
         return
     want = _torch_results(function, program.samples)
     if want is not None:
-        lines = ["got = computed(run(*inputs))"]
+        lines = ["got = computed(run(*inputs))", f"want = {code(want)}  # torch"]
         checking.compare("torch", case, computed(case.run()), want, ("clgrad", "torch"), lines, roundings=2.0**20)
 
 

@@ -237,7 +237,9 @@ def tensors(
     wanted = LAYOUTS if layouts is True else tuple(layouts or ())
     if distinct or not low <= 0 <= high:
         wanted = tuple(op for op in wanted if op != "pad" and not (distinct and op in ("expand", "window")))
-    size, steps = _layout(draw, size, wanted)
+    whole, (size, steps) = size, _layout(draw, size, wanted)
+    if distinct and not is_float(kind) and prod(size) > high - low + 1:  # more around it than there are numbers
+        size, steps = whole, ()
     return Sample(values.array(draw, kind, size, low, high, special, subnormals, distinct), steps)
 
 
