@@ -136,7 +136,7 @@ ENTRIES = [
               (x + 4).multinomial(x.shape[-1]).sort()[0]),
           lambda x: ((x == x.amax(-1, keepdim=True)).to(x.dtype).multinomial(3, True),
                      (x + 4).multinomial(x.shape[-1]).sort()[0]), dtypes=WIDE, **COMMON,
-          operands=(Operand(min_dims=1, max_dims=2, min_size=2, distinct=True),)),
+          operands=(Operand(shape=(2, 6), distinct=True),)),
     Entry("scaled_uniform", "Tensor.scaled_uniform",
           lambda x: _within(Tensor.scaled_uniform(*x.shape, dtype=x.dtype, device=x.device),
                             -(_size(x.shape) ** -0.5), _size(x.shape) ** -0.5),

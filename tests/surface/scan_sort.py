@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .entry import ALL, BOOL, FLOATS, INTS, Entry, Operand
+from .entry import ALL, BOOL, FLOATS, INTS, WIDE, Entry, Operand
 
 ROWS = (Operand(min_dims=1),)
 THREE = (Operand(min_dims=1, min_size=3),)
@@ -26,19 +26,20 @@ def _top(x, k, dim=-1, largest=True):
 ENTRIES = [
     Entry("cumsum", "Tensor.cumsum", lambda x: x.cumsum(-1), dtypes=FLOATS + INTS + BOOL, special="mild", ulp=16),
     Entry("cumsum(0)", "Tensor.cumsum", lambda x: (x * x).cumsum(), lambda x: (x * x).cumsum(0), special="mild",
-          dtypes=FLOATS + INTS, ulp=16),
+          dtypes=WIDE, ulp=16),
     Entry("cumprod", "Tensor.cumprod", lambda x: x.cumprod(0), dtypes=FLOATS + INTS + BOOL, special="mild", ulp=16),
     Entry("cumprod of zeros", "Tensor.cumprod", lambda x: (x * x - x).cumprod(-1), special=False, dtypes=("float64",),
           operands=(Operand(min_dims=1, low=0, high=1),)),
     Entry("cummax", "Tensor.cummax", lambda x: _squared(x.cummax(-1)), dtypes=FLOATS + INTS),
-    Entry("cummax(0)", "Tensor.cummax", lambda x: x.cummax(), lambda x: x.cummax(0), dtypes=ALL),
-    Entry("cummin", "Tensor.cummin", lambda x: _squared(x.cummin(0)), dtypes=FLOATS + INTS),
-    Entry("cummin(1)", "Tensor.cummin", lambda x: x.cummin(1), operands=(Operand(min_dims=2),), dtypes=ALL),
+    Entry("cummax(0)", "Tensor.cummax", lambda x: x.cummax(), lambda x: x.cummax(0), dtypes=BOOL + WIDE),
+    Entry("cummin", "Tensor.cummin", lambda x: _squared(x.cummin(0)), dtypes=WIDE + INTS[:2]),
+    Entry("cummin(1)", "Tensor.cummin", lambda x: x.cummin(1), operands=(Operand(min_dims=2),), dtypes=ALL,
+          derivatives=0),
     Entry("logcumsumexp", "Tensor.logcumsumexp", lambda x: x.logcumsumexp(-1), special="mild"),
     Entry("logcumsumexp(0)", "Tensor.logcumsumexp", lambda x: x.logcumsumexp(), lambda x: x.logcumsumexp(0),
           special="mild"),
     Entry("sort", "Tensor.sort", lambda x: _squared(x.sort()), lambda x: _squared(x.sort(stable=True)),
-          dtypes=FLOATS + INTS),
+          dtypes=WIDE + INTS[:2]),
     Entry("sort(descending)", "Tensor.sort", lambda x: x.sort(0, descending=True),
           lambda x: x.sort(dim=0, descending=True, stable=True), dtypes=ALL),
     Entry("argsort", "Tensor.argsort", lambda x: (x.argsort(), x.argsort(0, True)),
