@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
-from strategies import MOVES, elements, laid_out, move, movement, shapes
+from strategies import MOVES, elements, finfo, laid_out, move, movement, shapes
 
 from clgrad import Tensor, operation
+from clgrad.backends.dtypes import accumulator, is_float
 from clgrad.backends.numpy.philox import philox4x32
 from clgrad.engine.attention import attention
 from clgrad.engine.composite import Composite
@@ -28,7 +29,7 @@ from clgrad.engine.node import iota, make
 
 BOOL = ("bool",)
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-FLOATS = ("float16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 NUMBERS = INTEGERS + FLOATS
 ALL = BOOL + NUMBERS
 
@@ -132,7 +133,7 @@ ELEMENTWISE: dict[str, Elementwise] = {
 
 def widen(array: np.ndarray) -> np.ndarray:
     """The operand of a meaning: extended precision, Python integers, or bool."""
-    if array.dtype.kind == "f":
+    if is_float(array.dtype):
         return array.astype(np.longdouble)
     return array.astype(object) if array.dtype.kind in "iu" else array
 
@@ -159,7 +160,7 @@ def cast(x: np.ndarray, dtype) -> np.ndarray:
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return x != 0
-    if x.dtype.kind == "f" and dtype.kind in "iu":
+    if is_float(x.dtype) and dtype.kind in "iu":
         lo, hi = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
 
         def saturate(v: float) -> int:
@@ -189,10 +190,10 @@ def assert_close(got: np.ndarray, want: np.ndarray, ulp: int = 0, signed_zero: b
     A subnormal may be flushed to zero. Zeros have the same sign unless `signed_zero` is False.
     """
     assert got.dtype == want.dtype and got.shape == want.shape, (got.dtype, got.shape, want.dtype, want.shape)
-    if got.dtype.kind != "f":
+    if not is_float(got.dtype):
         np.testing.assert_array_equal(got, want)
         return
-    tiny = np.finfo(got.dtype).tiny
+    tiny = finfo(got.dtype).tiny
     with np.errstate(invalid="ignore"):
         flushed = (np.abs(want) < tiny) & (np.abs(got) <= tiny)
     wrong = (ulp_distance(got, want) > ulp) & ~flushed
@@ -331,9 +332,9 @@ def _draw_reduce_sum(draw) -> Case:
 
 
 def _sum_slack(dtype: str, count: int, scale):
-    """The rounding of a sum of `count` terms whose magnitudes add up to `scale`; float16 is rounded only once."""
-    accumulator = np.finfo("float32" if dtype == "float16" else dtype).eps
-    return scale * (count * accumulator + np.finfo(dtype).eps / 2) + np.finfo(dtype).tiny
+    """The rounding of a sum of `count` terms whose magnitudes add up to `scale`; halves are rounded only once."""
+    each = finfo(accumulator(np.dtype(dtype))).eps
+    return scale * (count * each + finfo(dtype).eps / 2) + finfo(dtype).tiny
 
 
 def _draw_reduce_max(draw) -> Case:
@@ -355,7 +356,7 @@ def _draw_reduce_prod(draw) -> Case:
         return Case("reduce_prod", [x], axes, np.logical_and.reduce(array, axes, keepdims=True))
     exact = np.multiply.reduce(widen(array), axes, keepdims=True) if axes else widen(array)
     want = narrow(exact, dtype)
-    slack = np.abs(exact) * (array.size + 1) * np.finfo(dtype).eps if dtype in FLOATS else None
+    slack = np.abs(exact) * (array.size + 1) * finfo(dtype).eps if dtype in FLOATS else None
     return Case("reduce_prod", [x], axes, want, slack=slack)
 
 
@@ -399,7 +400,7 @@ def _draw_dot(draw) -> Case:
 
 
 def _draw_attention(draw) -> Case:
-    dtype = draw(st.sampled_from(["float16", "float32", "float64"]))
+    dtype = draw(st.sampled_from(FLOATS))
     batch, causal = draw(st.sampled_from([(), (1,), (3,), (2, 2)])), draw(st.booleans())
     size = st.sampled_from([1, 2, 3, 7, 16, 33])
     queries, keys, width, other = (draw(size) for _ in range(4))
@@ -414,7 +415,7 @@ def _draw_attention(draw) -> Case:
     weights /= weights.sum(-1, keepdims=True)
     # A score is wrong by an error of a sum of `width` products, and a weight relatively by twice that.
     size = (np.abs(q) @ np.swapaxes(np.abs(k), -1, -2)).max() * scale
-    slack = np.finfo(dtype).eps * (16 + keys + (2 * width + 8) * float(size)) * float(np.abs(v).max())
+    slack = finfo(dtype).eps * (16 + keys + (2 * width + 8) * float(size)) * float(np.abs(v).max())
     want = narrow(weights @ v, dtype)
     return Case("attention", operands, (scale, causal), want, slack=np.full(want.shape, slack))
 
@@ -445,8 +446,8 @@ def _draw_scatter_add(draw) -> Case:
         return total
 
     slack = _sum_slack(dtype, at.size, added(np.abs(values))) + 0 if dtype in FLOATS else None
-    if dtype == "float16":  # it may also be rounded at each step
-        slack = slack + added(np.abs(values)) * at.size * np.finfo(dtype).eps
+    if accumulator(np.dtype(dtype)) != dtype:  # it may also be rounded at each step
+        slack = slack + added(np.abs(values)) * at.size * finfo(dtype).eps
     return Case("scatter_add", [x, index], rows, narrow(added(values), dtype), slack=slack)
 
 

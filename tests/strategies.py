@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -55,6 +56,11 @@ def movement(draw, shape: tuple[int, ...], ops=MOVES, limit=2000):
     return "flip", tuple(a for a in range(len(shape)) if draw(st.booleans()))
 
 
+def finfo(dtype):
+    """The limits of a floating dtype; NumPy does not know bfloat16's."""
+    return ml_dtypes.finfo(np.dtype(dtype))
+
+
 def elements(dtype: np.dtype, special: bool = True):
     """Values of `dtype`: with `special`, the ends of its range, both zeros, infinities and NaN among them."""
     if dtype.kind == "b":
@@ -64,17 +70,18 @@ def elements(dtype: np.dtype, special: bool = True):
         near = st.integers(max(info.min, -20), 20)
         ends = st.sampled_from([info.min, info.max, info.min + 1, info.max - 1, 0, 1])
         return st.one_of(near, ends) if special else near
-    info = np.finfo(dtype)
+    info = finfo(dtype)
 
     def flush(value: float) -> float:
         """Devices may flush subnormals, so none is drawn."""
         return value if value == 0 or not abs(value) < info.tiny else 0.0
 
-    plain = st.floats(-8, 8, width=8 * dtype.itemsize).map(flush)
+    width = 8 * dtype.itemsize if dtype.kind == "f" else 32  # what is no bfloat16 is rounded to one
+    plain = st.floats(-8, 8, width=width).map(flush)
     if not special:
         return plain
     extremes = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, info.max, -info.max, info.tiny, info.eps]
-    anything = st.floats(width=8 * dtype.itemsize).map(flush)
+    anything = st.floats(width=width).map(flush)
     return st.one_of(plain, anything, st.sampled_from([float(v) for v in extremes]))
 
 
