@@ -223,8 +223,8 @@ def _row_numbers(x: Tensor, lookups: list[tuple[int, Array]], shape: tuple[int, 
     tensor_type = type(x)
     sizes = [x.shape[axis] for axis, _ in lookups]
     dtype = int64 if prod(sizes) > FAR else int32
-    if all(isinstance(t, np.ndarray) for _, t in lookups):
-        known = [_checked(t, axis, x.shape) for axis, t in lookups]
+    known = [_checked(t, axis, x.shape) for axis, t in lookups if isinstance(t, np.ndarray)]
+    if len(known) == len(lookups):
         flat = sum(t * prod(sizes[i + 1 :]) for i, t in enumerate(known))
         return tensor_type(np.broadcast_to(flat, shape).astype(dtype), device=x.device)
     outside, numbers = None, None

@@ -212,7 +212,7 @@ def meshgrid(self: Tensors, *others: Tensor, indexing: str = "ij") -> tuple[Tens
 
     With `indexing` "xy" the first two dimensions change places. Raises ShapeError for more dimensions.
     """
-    tensors = list(self) if isinstance(self, (list, tuple)) else [self, *others]
+    tensors, _ = _listed("meshgrid", self, others, 0)
     if indexing not in ("ij", "xy"):
         raise ShapeError(f'meshgrid: indexing must be "ij" or "xy", not {indexing!r}')
     for t in tensors:
