@@ -6,8 +6,6 @@ Here is what is no function of Tensors' values: identity, reading, memory, rando
 
 from __future__ import annotations
 
-_ASSIGNMENT = "test_assignment.py::test_assignment_to_a_part_rebinds_and_leaves_earlier_views_alone"
-
 _NAME = "test_tensor.py::test_what_a_tensor_says_of_itself_is_what_torch_says"
 _BACKWARD = "test_tensor.py::test_backward_adds_to_grad_and_create_graph_keeps_it_differentiable"
 _HISTORY = "test_tensor.py::test_no_grad_and_requires_grad_say_what_keeps_a_history"
@@ -21,7 +19,6 @@ ELSEWHERE: dict[str, str] = {
     "Tensor.get_rng_state": "test_random.py::test_the_state_of_the_generator_is_where_it_goes_on",
     "Tensor.set_rng_state": "test_random.py::test_the_state_of_the_generator_is_where_it_goes_on",
     "Tensor.dropout": "test_random.py::test_dropout_keeps_as_many_as_it_says_and_their_sum",
-    "Tensor.__setitem__": _ASSIGNMENT,
     **{f"Tensor.{name}": _NAME for name in ("shape", "ndim", "size", "numel", "element_size", "nbytes", "tolist")},
     "Tensor.is_floating_point": "test_dtypes.py::test_casts_by_name_are_casts",
     "Tensor.dtype": "test_dtypes.py::test_numbers_and_lists_have_torchs_dtype_and_shape",
