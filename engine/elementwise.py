@@ -169,11 +169,6 @@ def where(self: Tensor, a: Operand, b: Operand) -> Tensor:
     return tensor_type._make("where", condition.broadcast_to(shape), x.broadcast_to(shape), y.broadcast_to(shape))
 
 
-def masked_fill(self: Tensor, mask: Tensor, value: Operand) -> Tensor:
-    """`value` where `mask` holds, else x."""
-    return mask.where(value, self)
-
-
 def isnan(self: Tensor) -> Tensor:
     """Whether x is NaN."""
     return self != self
