@@ -40,7 +40,7 @@ def activation(
         kinks=kinks,
         derivatives=derivatives,
         special="mild",
-        operands=(Operand(min_dims=1 if "dim" in options else 0),),
+        operands=(Operand(min_dims=2),),
     )
 
 
@@ -264,11 +264,11 @@ def loss(name: str, *operands: Operand, **options: Any) -> Entry:
 LOGITS, CLASSES = Operand((3, 4)), Operand((3,), dtype="int64", low=0, high=3)
 
 LOSSES = [
-    loss("MSELoss", Operand(), Operand(), reduction="sum"),
-    loss("L1Loss", Operand(), Operand()),
+    loss("MSELoss", Operand(min_dims=2), Operand(), reduction="sum"),
+    loss("L1Loss", Operand(min_dims=2), Operand()),
     loss("CrossEntropyLoss", LOGITS, CLASSES, label_smoothing=0.1, ignore_index=1),
     loss("NLLLoss", LOGITS, CLASSES, reduction="none"),
-    loss("BCEWithLogitsLoss", Operand(), Operand(low=0, high=1)),
+    loss("BCEWithLogitsLoss", Operand(min_dims=2), Operand(low=0, high=1)),
 ]
 
 
@@ -331,7 +331,7 @@ def both(name: str, covers: str, call: Any, *operands: Operand) -> Entry:
     )
 
 
-IMAGES = Operand((2, 3, 3, 4))
+IMAGES = Operand((2, 3, 5, 6))
 ATTENDED = (Operand((2, 3, 4)), Operand((2, 5, 4)), Operand((2, 5, 2)))
 
 FUNCTIONS = [
@@ -351,10 +351,10 @@ FUNCTIONS = [
          Operand((2, 3, 4))),
     both("pad", "pad", lambda m, x: m.pad(x, (1, 2, 0, -1), value=2.5), Operand((3, 4))),
     both("pad reflect", "pad", lambda m, x: m.pad(x, (1, 2, 2, 1), mode="reflect"), IMAGES),
-    both("normalize", "normalize", lambda m, x: m.normalize(x, dim=-1), Operand(min_dims=1)),
-    both("normalize p=1", "normalize", lambda m, x: m.normalize(x, p=1.0, dim=0), Operand(min_dims=1)),
+    both("normalize", "normalize", lambda m, x: m.normalize(x, dim=-1), Operand(min_dims=2)),
+    both("normalize p=1", "normalize", lambda m, x: m.normalize(x, p=1.0, dim=0), Operand(min_dims=2)),
     Entry("F.one_hot", "nn.functional.one_hot", lambda x: F.one_hot(x, 5), lambda x: TF.one_hot(x.long(), 5),
-          operands=(Operand(low=0, high=4),), dtypes=INTS, derivatives=0),
+          operands=(Operand(min_dims=2, low=0, high=4),), dtypes=INTS, derivatives=0),
     both("attention", "scaled_dot_product_attention", lambda m, q, k, v: m.scaled_dot_product_attention(q, k, v),
          *ATTENDED),
     both("conv3d of one image", "conv3d", lambda m, x, w: m.conv3d(x, w, padding=(1, 0, 1)), Operand((2, 2, 3, 2)),
