@@ -6,6 +6,7 @@ only here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Optional
 
@@ -169,9 +170,13 @@ def scaled_dot_product_attention(
     attn_mask: Optional[Tensor] = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    scale: Optional[float] = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(Q Kᵀ / sqrt(D)) V over (..., T, D) (Vaswani et al., arXiv 1706.03762)."""
-    return query.scaled_dot_product_attention(key, value, attn_mask, dropout_p, is_causal)
+    """softmax(scale Q Kᵀ) V over (..., T, D), with scale 1 / sqrt(D) (Vaswani et al., arXiv 1706.03762)."""
+    if scale is not None:
+        query = query * (scale * math.sqrt(query.shape[-1]))
+    return query.scaled_dot_product_attention(key, value, attn_mask, dropout_p, is_causal, enable_gqa)
 
 
 def one_hot(index: Tensor, num_classes: int = -1) -> Tensor:

@@ -39,6 +39,33 @@ class L1Loss(MSELoss):
     function = "l1_loss"
 
 
+class SmoothL1Loss(_Loss):
+    """Squares near 0, |x - target| away from it: where they meet is `beta`."""
+
+    function = "smooth_l1_loss"
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0):
+        self._set(reduction=reduction, beta=beta)
+
+
+class HuberLoss(_Loss):
+    """Half a square near 0, delta |x - target| away from it: where they meet is `delta`."""
+
+    function = "huber_loss"
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0):
+        self._set(reduction=reduction, delta=delta)
+
+
+class KLDivLoss(_Loss):
+    """Divergence of the target's distribution from the one whose logarithms are the input."""
+
+    function = "kl_div"
+
+    def __init__(self, reduction: str = "mean", log_target: bool = False):
+        self._set(reduction=reduction, log_target=log_target)
+
+
 class CrossEntropyLoss(_Loss):
     """-log softmax(x) at the target's class. Arguments are those of `functional.cross_entropy`."""
 
@@ -61,6 +88,15 @@ class NLLLoss(_Loss):
 
     def __init__(self, weight: Optional[Tensor] = None, ignore_index: int = -100, reduction: str = "mean"):
         self._set(weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+class BCELoss(_Loss):
+    """Cross-entropy of probabilities x and targets in [0, 1]."""
+
+    function = "binary_cross_entropy"
+
+    def __init__(self, weight: Optional[Tensor] = None, reduction: str = "mean"):
+        self._set(weight=weight, reduction=reduction)
 
 
 class BCEWithLogitsLoss(_Loss):

@@ -268,6 +268,10 @@ LOSSES = [
     loss("L1Loss", Operand(min_dims=2), Operand()),
     loss("CrossEntropyLoss", LOGITS, CLASSES, label_smoothing=0.1, ignore_index=1),
     loss("NLLLoss", LOGITS, CLASSES, reduction="none"),
+    loss("SmoothL1Loss", Operand(min_dims=2), Operand(), beta=0.5),
+    loss("HuberLoss", Operand(min_dims=2), Operand(), delta=0.5, reduction="none"),
+    loss("KLDivLoss", Operand(min_dims=2), Operand(low=0.125), reduction="sum"),
+    loss("BCELoss", Operand(min_dims=2, low=0.125, high=0.875), Operand(low=0, high=1)),
     loss("BCEWithLogitsLoss", Operand(min_dims=2), Operand(low=0, high=1)),
 ]
 
@@ -357,6 +361,9 @@ FUNCTIONS = [
           operands=(Operand(min_dims=2, low=0, high=4),), dtypes=INTS, derivatives=0),
     both("attention", "scaled_dot_product_attention", lambda m, q, k, v: m.scaled_dot_product_attention(q, k, v),
          *ATTENDED),
+    both("attention with heads and a scale", "scaled_dot_product_attention",
+         lambda m, q, k, v: m.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True),
+         Operand((2, 4, 3, 4)), Operand((2, 2, 3, 4)), Operand((2, 2, 3, 2))),
     both("conv3d of one image", "conv3d", lambda m, x, w: m.conv3d(x, w, padding=(1, 0, 1)), Operand((2, 2, 3, 2)),
          Operand((3, 2, 2, 2, 1))),
 ]  # fmt: skip
