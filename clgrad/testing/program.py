@@ -32,7 +32,7 @@ from .values import integers, pick
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)
 LARGEST = 64.0  # a value that might be larger is scaled down, so that nothing overflows
-DTYPES = ("float32", "float64", "float64", "int64", "int32")
+DTYPES = ("float64", "float32", "float64", "int64", "float64", "int32")
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,12 @@ def _filters(draw, x: Type) -> Optional[Shape]:
     return (pick(draw, (1, 2)), prod(x.shape[:-2]), *(min(n, pick(draw, (1, 2, 3))) for n in x.shape[-2:]))
 
 
-FILTERS = Partner(lambda x, y: False, _filters)
+def _spread(draw, x: Type) -> Optional[Shape]:
+    shape = _filters(draw, x)
+    return shape and (shape[1], shape[0], *shape[2:])
+
+
+FILTERS, SPREAD = Partner(lambda x, y: False, _filters), Partner(lambda x, y: False, _spread)
 
 # --- arguments ----------------------------------------------------------------------------------------------------
 
@@ -265,7 +270,7 @@ def _scattered(draw, t: Type) -> Arguments:
     shape = tuple(len(order) if a == axis else n for a, n in enumerate(t.shape))
     cells = np.broadcast_to(order.reshape([-1 if a == axis else 1 for a in range(t.rank)]), shape)
     part = ", ".join(f":{n}" for n in shape)
-    return {"axis": axis, "cells": _tensor(np.ascontiguousarray(cells)), "part": part}
+    return {"axis": axis, "order": _tensor(order), "cells": _tensor(np.ascontiguousarray(cells)), "part": part}
 
 
 def _rows(draw, t: Type) -> Arguments:
@@ -274,6 +279,20 @@ def _rows(draw, t: Type) -> Arguments:
     shape = draw(strategies.shapes(0, 2, 1, 3, 6))
     drawn = values.array(draw, np.dtype(np.int64), shape, 0, t.shape[0] - 1)
     return {"rows": _tensor(drawn)} if prod(shape) * prod(t.shape[1:]) <= LIMIT else None
+
+
+def _full(draw, t: Type) -> Arguments:
+    return {} if t.size else None
+
+
+def _few(draw, t: Type) -> Arguments:
+    return {} if t.size * t.size <= LIMIT else None
+
+
+def _targets(draw, t: Type) -> Arguments:
+    if t.rank != 2 or not t.size:
+        return None
+    return {"targets": _tensor(values.array(draw, np.dtype(np.int64), t.shape[:1], 0, t.shape[1] - 1))}
 
 
 def _wanting(draw, t: Type) -> Arguments:
@@ -301,6 +320,11 @@ def _large(x: float, y: float = 0.0) -> float:
     return e ** min(x, 60.0)
 
 
+UNPOOLED = (
+    "{out} = {0}.reshape({image}).max_pool2d({size}, return_indices=True); "
+    "{out} = {out}[0].max_unpool2d({out}[1], {size})"
+)
+
 # fmt: off
 STEPS: dict[str, Step] = {
     # functions of one number
@@ -313,8 +337,9 @@ STEPS: dict[str, Step] = {
     **_named("asin acos atanh", "({0}.tanh() * 0.75).NAME()", torch=True),
     "acosh": Step("({0}.abs() + 1.5).acosh()", torch=True),
     "tan": Step("{0}.tanh().tan()", torch=True),
-    **_named("gelu quick_gelu silu mish softplus softsign logsigmoid leaky_relu"),
+    **_named("gelu quick_gelu silu swish mish softplus softsign logsigmoid leaky_relu"),
     **_named("relu6 elu celu selu hardtanh hardsigmoid hardswish"),
+    "clamp": Step("{0}.clamp(-0.5, 1.0)", torch=True),
     "clip": Step("{0}.clip(-1.0, 1.5)", torch=True, bound=lambda x: 2.0),
     **_named("isnan isinf isfinite", torch=True),
     **_named("logical_not", kind="a", torch=True),
@@ -327,26 +352,30 @@ STEPS: dict[str, Step] = {
     "int arithmetic": Step("{0} * 3 - 1", "i", torch=True), "int power": Step("{0} ** 2", "i"),
     "int floor": Step("{0} // 3", "i", torch=True), "int remainder": Step("{0} % 5", "i", torch=True),
     "int true division": Step("{0} / 4", "i", torch=True),
-    "shifts": Step("({0} << 2) >> 1", "i", torch=True), "invert": Step("~{0}", "w", torch=True),
-    "remainder": Step("{0} % 1.75", torch=True), "floor division": Step("{0} // 0.75", torch=True),
-    "fmod": Step("{0}.fmod(1.75)", torch=True),
+    "shifts": Step("({0} << 2) >> 1", "i", torch=True), "invert": Step("{0}.bitwise_not()", "w", torch=True),
+    "shift methods": Step("{0}.lshift(2).rshift(1)", "i"),
+    "remainder": Step("{0} % 1.75", torch=True), "floor division": Step("{0} // 0.75"),
+    "mod": Step("{0}.mod(1.75)"), "fmod": Step("{0}.fmod(1.75)", torch=True),
     # two operands
     **_named("add sub maximum minimum", "{0}.NAME({1})", kind="n", partner=BROADCAST, torch=True),
-    "mul": Step("{0} * {1}", "n", BROADCAST, torch=True, bound=lambda x, y: x * y),
-    "div": Step("{0} / ({1}.abs() + 0.5)", "f", BROADCAST, torch=True, bound=lambda x, y: 2 * x),
-    "pow": Step("({0}.tanh() + 1.5) ** {1}.tanh()", "f", BROADCAST, torch=True, bound=lambda x, y: 3.0),
+    "mul": Step("{0}.mul({1})", "n", BROADCAST, torch=True, bound=lambda x, y: x * y),
+    "div": Step("{0}.div({1}.abs() + 0.5)", "f", BROADCAST, torch=True, bound=lambda x, y: 2 * x),
+    "pow": Step("({0}.tanh() + 1.5).pow({1}.tanh())", "f", BROADCAST, torch=True, bound=lambda x, y: 3.0),
     **_named("logaddexp copysign", "{0}.NAME({1})", partner=BROADCAST, torch=True),
     "lerp": Step("{0}.lerp({1}, 0.25)", "f", SAME, torch=True),
     "less": Step("{0} < {1}", "n", BROADCAST, torch=True), "at least": Step("{0} >= {1}", "n", BROADCAST, torch=True),
-    "equal": Step("{0} == {1}", "a", BROADCAST, torch=True), "unequal": Step("{0} != {1}", "a", BROADCAST, torch=True),
-    "bits": Step("({0} & {1}) | ({0} ^ 5)", "i", BROADCAST, torch=True),
+    "isclose": Step("{0}.isclose({1})", "n", BROADCAST, torch=True),
+    "equal": Step("{0}.eq({1})", "a", BROADCAST, torch=True),
+    "unequal": Step("{0}.ne({1})", "a", BROADCAST, torch=True),
+    "bits": Step("{0}.bitwise_and({1}).bitwise_or({0}.bitwise_xor(5))", "i", BROADCAST, torch=True),
     "logic": Step("({0} & {1}) ^ {0}", "b", BROADCAST, torch=True),
     "where": Step("({0} < {1}).where({0}, {1})", "n", BROADCAST),
     "where number": Step("({0} > 0).where({0}, -1)", "n"),
     "twice": Step("({0} + {1}) * ({0} - {1})", "f", BROADCAST, torch=True, bound=lambda x, y: (x + y) ** 2),
     # dtypes
-    **_named("float double", kind="a", torch=True), **_named("int long bool", kind="w", torch=True),
+    **_named("float double", kind="a", torch=True), **_named("int long short bool", kind="w", torch=True),
     "cast": Step('{0}.trunc().cast("int32")', "f"), "to float": Step("{0}.float() * 0.125", "w", torch=True),
+    "bitcast": Step('{0}.float().bitcast("int32")'),
     "positive": Step("{0} > 0.25", torch=True),
     # reductions
     **_named("sum", "{0}.NAME({axes}, {k})", kind="a", draw=_axes, torch=True, bound=lambda x: x * 50),
@@ -356,7 +385,7 @@ STEPS: dict[str, Step] = {
     "sum of all": Step("{0}.sum()", "n", torch=True, bound=lambda x: x * 50),
     "prod": Step("({0}.tanh() + 0.75).prod({axis})", draw=_axis, torch=True, bound=lambda x: 1e3),
     **_named("var std", "{0}.NAME({axes})", draw=_several, torch=True, bound=lambda x: x * x),
-    "var_mean": Step("{0}.var_mean({axes})", draw=_several, bound=lambda x: x * x),
+    **_named("var_mean std_mean", "{0}.NAME({axes})", draw=_several, bound=lambda x: x * x),
     **_named("any all", "{0}.NAME({axis}, {k})", kind="a", draw=_axis, torch=True),
     **_named("argmax argmin", "{0}.NAME({axis}, {k})", kind="n", draw=_filled_axis, torch=True, bound=lambda x: 20.0),
     **_named("softmax log_softmax logsumexp", "{0}.NAME({axis})", draw=_filled_axis, torch=True),
@@ -380,33 +409,48 @@ STEPS: dict[str, Step] = {
         "repeat_interleave": ("{0}.repeat_interleave({n}, {axis})", _count_along),
         "unfold": ("{0}.unfold({axis}, {n}, {step})", _window),
         "split": ("{0}.split({n}, {axis})", _within), "chunk": ("{0}.chunk(2, {axis})", _filled_axis),
+        "broadcast_to": ("{0}.broadcast_to({shape})", _expanded),
         "T": ("{0}.T", lambda draw, t: {} if t.rank == 2 else None),
     }, torch=True),
+    **_moves({"view": ("{0}.view({shape})", _reshaped), "diag": ("{0}.flatten().diag()", _few)}, kind="n"),
+    **_moves({"rearrange": ('{0}.rearrange("a ... b -> b (...) a")', _rank(2))}),
     **_moves({"pad": ("{0}.pad({widths})", _widths), "shrink": ("{0}.shrink({bounds})", _bounds)}),
     **_moves({"tril": ("{0}.tril({k})", _matrix), "triu": ("{0}.triu({k})", _matrix)}, kind="n", torch=True),
     **_moves({"diagonal": ("{0}.diagonal()", _rank(2))}, kind="n", torch=True),
     "pad with": Step("{0}.pad({widths}, value=1.5)", draw=_widths),
     "cat": Step("Tensor.cat({0}, {1})", "a", ROWS, bound=max),
+    "meshgrid": Step("{0}.flatten().meshgrid({1}.flatten())", "n", SAME, _few, max),
     "stack": Step("Tensor.stack({0}, {1}, dim=-1)", "a", SAME, _room(2), bound=max),
     # indexing
     **_moves({"index": ("{0}[{index}]", _index)}),
     **_moves({"take": ("{0}[{rows}]", _rows), "gather": ("{0}.gather({axis}, {cells})", _cells)}, torch=True),
     "scatter": Step("{0}.scatter({axis}, {cells}, {1}[{part}])", "n", SAME, _scattered, max, torch=True),
     "scatter add": Step('{0}.scatter_reduce({axis}, {cells}, {1}[{part}], "sum")', "n", SAME, _scattered, torch=True),
+    "take rows": Step("{0}.take({rows})", "a", draw=_rows),
+    "index_copy": Step("{0}.index_copy({axis}, {order}, {1}[{part}])", "n", SAME, _scattered, max),
     "masked_fill": Step("{0}.masked_fill({0} > 0.5, 1.25)", torch=True),
     "one_hot": Step("({0} % 3).one_hot(3)", "i", draw=_room(3)),
     "assign": Step("{out} = {0}.clone(); {out}[{index}] = 1.5", draw=_index),
     # products
-    "matmul": Step("{0} @ {1}", "n", MATRIX, bound=_contracted, torch=True),
+    "matmul": Step("{0}.matmul({1})", "n", MATRIX, bound=_contracted, torch=True),
     "gram": Step("{0} @ {0}.transpose(-1, -2)", "n", None, _squared, bound=_contracted, torch=True),
     "einsum": Step('Tensor.einsum("...i,ij->...j", {0}, {1})', "f", MATRIX, bound=_contracted),
+    "dot": Step("{0}.dot({1})", "n", MATRIX, bound=_contracted),
     "linear": Step("{0}.linear({1})", "f", MATRIX, bound=_contracted),
     "conv2d": Step("{0}.reshape((1, -1, *{0}.shape[-2:])).conv2d({1})", "f", FILTERS, bound=_contracted),
+    "conv_transpose2d": Step("{0}.reshape({image}).conv_transpose2d({1})", "f", SPREAD, _images, _contracted),
     **_moves({
+        "interpolate": ("{0}.reshape({image}).interpolate((3, 4))", _images),
+        "max_unpool2d": (UNPOOLED, _pooled),
         "avg_pool2d": ("{0}.reshape({image}).avg_pool2d({size})", _pooled),
         "max_pool2d": ("{0}.reshape({image}).max_pool2d({size})", _pooled),
         "attention": ("{0}.scaled_dot_product_attention({0}, {0} * 0.5, is_causal=True)", _rank(2)),
     }, kind="f"),
+    # losses
+    **_named("cross_entropy sparse_categorical_crossentropy", "{0}.NAME({targets})", draw=_targets),
+    "nll_loss": Step("{0}.log_softmax(1).nll_loss({targets})", draw=_targets),
+    "binary_crossentropy": Step("{0}.sigmoid().binary_crossentropy({1}.sigmoid())", "f", SAME, _full),
+    "binary_crossentropy_logits": Step("{0}.binary_crossentropy_logits({1}.sigmoid())", "f", SAME, _full),
     # the engine
     **_moves({name: ("{0}." + name + "()", _nothing) for name in ("contiguous", "clone", "detach")}, torch=True),
     "gradient": Step("({0} * {0}).sum().gradient({leaf})[0]", draw=_wanting, bound=lambda x: x * x * 100),
