@@ -116,6 +116,8 @@ def made_of(kernel: Kernel) -> set[tuple[str, ...]]:
             found.add((instr.op, kind(source.dtype)))
             if vector:
                 found.add((instr.op, kind(source.dtype), "vector"))
+            if vector and instr.op == "cast":
+                found.add(("cast", source.dtype.name, instr.dtype.name, "vector"))
     return found
 
 
@@ -276,13 +278,18 @@ def mutants_of(place: tuple[str, str], uses: dict[Any, list[Use]]) -> Iterator[M
     elif name == "FUNCTIONS":
         for change, function in numpy_mutants(op):
             yield Mutant(name, op, change, patching(runtime.NAMES, op + "_", function), op, "NUMPY")
+    elif name == "CASTS":
+        pair = next(pair for pair in vectors.CASTS if f"{pair[0]} to {pair[1]}" == op)
+        negated = f"{'~' if is_bool(pair[1]) else '-'}({vectors.CASTS[pair]})"
+        key = ("cast", pair[0].name, pair[1].name, "vector")
+        yield Mutant(name, op, "negated", patching(vectors.CASTS, pair, negated), key, "CL")
     else:
         texts, operands = OPENCL[name]
         for change, text in text_mutants(op, name, texts):
             yield Mutant(name, op, change, patching(texts, op, text), (op, *operands), "CL")
 
 
-def patching(entries: dict, key: str, value: Any) -> Callable[[], Any]:
+def patching(entries: dict, key: Any, value: Any) -> Callable[[], Any]:
     return lambda: patch.dict(entries, {key: value})
 
 
@@ -293,6 +300,7 @@ def places(tables: tuple[str, ...] = TABLES) -> list[tuple[str, str]]:
         found += [("FUNCTIONS", name[:-1]) for name in runtime.NAMES if name[:-1] in ELEMENTWISE]
     if "opencl" in tables:
         found += [(name, op) for name, (texts, _) in OPENCL.items() for op in texts]
+        found += [("CASTS", f"{source} to {target}") for source, target in vectors.CASTS]
     return found
 
 
