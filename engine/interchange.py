@@ -45,7 +45,7 @@ def data(self: Tensor) -> memoryview:
     """
     if dtypes.is_half(self.dtype) and self.dtype != dtypes.float16:
         raise TypeError("data: Python's memoryviews have no bfloat16; cast first, or bitcast to uint16")
-    return memoryview(self.numpy())
+    return self.numpy().data
 
 
 def array(self: Tensor, dtype=None, copy: Optional[bool] = None) -> np.ndarray:
@@ -104,7 +104,7 @@ def array_from(source: Any) -> np.ndarray:
     if not hasattr(source, "__dlpack__"):
         raise TypeError(f"from_dlpack: {type(source).__name__} does not speak DLPack")
     reader = _Reader(source)
-    value = np.from_dlpack(reader)  # type: ignore[arg-type]
+    value = np.from_dlpack(reader)
     return value.view(dtypes.as_dtype("bfloat16")) if reader.bfloat else value
 
 

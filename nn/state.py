@@ -66,8 +66,8 @@ def atomic_write(path: PathLike, content: bytes) -> None:
 def safe_load(path: PathLike, device: Optional[str] = None) -> dict[str, Tensor]:
     """The Tensors of a safetensors file by name, on `device`.
 
-    Raises FileNotFoundError, ImportError (no safetensors package, or no ml_dtypes for a bfloat16), and ValueError for a file that is cut short,
-    damaged, or of a dtype that clgrad does not have.
+    Raises FileNotFoundError, ImportError (no safetensors package, or no ml_dtypes for a bfloat16), and ValueError for a
+    file that is cut short, damaged, or of a dtype that clgrad does not have.
     """
     return {name: Tensor(array, device=device) for name, array in read(path)[0].items()}
 
@@ -103,7 +103,7 @@ def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
     crc = zlib.crc32(repr(sorted(metadata.items())).encode())
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
     return crc
 
 
