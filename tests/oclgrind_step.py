@@ -1,4 +1,4 @@
-"""Training steps of a tiny GPT for Oclgrind to watch: `oclgrind --data-races python tests/oclgrind_step.py`.
+"""Training steps of a tiny GPT, and a sort, for Oclgrind: `oclgrind --data-races python tests/oclgrind_step.py`.
 
 Oclgrind simulates a device and reports invalid accesses, races and uninitialised reads on its output; `.ci/run`
 searches that. Sizes are small and odd, so that every tile has an edge. Both kinds of kernels run: those that depend on
@@ -43,6 +43,9 @@ def main() -> None:
     model.eval()  # no dropout: attention is one kernel
     losses.append(step(x, y).item())
     assert np.isfinite(losses).all(), losses
+    scores = np.random.default_rng(1).integers(-9, 9, (3, 70)).astype(np.float32)
+    for order in (Tensor(scores).argsort(), jit(Tensor.argsort)(Tensor(scores))):
+        np.testing.assert_array_equal(order.numpy(), np.argsort(scores, -1, kind="stable"))
     print("oclgrind_step: done", losses)
 
 
