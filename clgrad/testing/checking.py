@@ -42,7 +42,7 @@ from ..engine.jit import jit
 from ..engine.tensor import Tensor
 from . import strategies
 from .gradients import TOLERANCE, GradientError, NotCheckable, NotDifferentiable, gradcheck, gradgradcheck
-from .modes import computed, distance, unfused, values_and_gradients
+from .modes import computed, distance, largest, unfused, values_and_gradients
 from .reference import against_reference
 from .report import program
 from .sample import Sample
@@ -120,18 +120,14 @@ class Case:
             there = computed(self.with_samples(jolted).run(device="NUMPY"))
             for number, (a, b) in enumerate(zip(here, there)):
                 gap = distance(a, b)
-                changes[number] = max(changes[number], gap * _largest(b) / step if np.isfinite(gap) else gap)
+                size = max(largest(a), largest(b))
+                changes[number] = max(changes[number], gap * size / step if np.isfinite(gap) else gap)
         # A gradient is made of terms as large as the slope from 0 to here, even where they cancel.
-        inputs = [_largest(s.numpy()) for s in self.samples if is_float(s.dtype)]
-        outputs = max((_largest(y) for y in here[: -len(inputs) or None]), default=0.0)
+        inputs = [largest(s.numpy()) for s in self.samples if is_float(s.dtype)]
+        outputs = max((largest(y) for y in here[: -len(inputs) or None]), default=0.0)
         for number, size in enumerate(inputs):
             changes[number - len(inputs)] += outputs / size if size else 0.0
         return changes
-
-
-def _largest(array: np.ndarray) -> float:
-    values = np.abs(array.astype(np.float64))
-    return float(values[np.isfinite(values)].max(initial=0.0))
 
 
 def _eps(dtype: np.dtype) -> float:
@@ -160,15 +156,15 @@ def compare(
             continue
         if a.shape == b.shape and a.dtype == b.dtype:
             sensitivity = sensitivity or case.sensitivity()
-            if sensitivity[number] == np.inf or gap * _largest(b) <= roundings * unit * (
-                _largest(b) + sensitivity[number]
+            if sensitivity[number] == np.inf or gap * largest(b) <= roundings * unit * (
+                largest(b) + sensitivity[number]
             ):
                 continue
         what = "an output" if number < len(want) - _gradient_count(case, want) else "a gradient"
         message = f"{names[0]} and {names[1]} differ in {what} (result {number})" + (
             f" by {gap / unit:.3g} roundings of its largest value" if np.isfinite(gap) and unit else ""
         )
-        limit = roundings * unit * (1 + (sensitivity[number] / (_largest(b) or 1) if sensitivity else 0))
+        limit = roundings * unit * (1 + (sensitivity[number] / (largest(b) or 1) if sensitivity else 0))
         raise Failed(part, message, case, [*lines, f"assert_same(got, want, {limit:.3g})"], dtype)
 
 

@@ -71,7 +71,7 @@ def unfused(tensors: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def distance(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference relative to the largest value: 0 for equal arrays, inf if NaN or infinities differ.
+    """The largest difference relative to the largest value of the two: 0 for equal arrays, inf if NaN or infinities differ.
 
     Arrays of another shape or dtype are at infinity too; so are integers and bools that are not equal.
     """
@@ -84,7 +84,13 @@ def distance(got: np.ndarray, want: np.ndarray) -> float:
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return np.inf
     gap = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
-    return gap / float(np.abs(b[finite]).max(initial=0.0)) if gap else 0.0
+    return gap / max(largest(a), largest(b)) if gap else 0.0
+
+
+def largest(array: np.ndarray) -> float:
+    """The largest magnitude among what is finite; 0 if nothing is."""
+    values = np.abs(array.astype(np.float64))
+    return float(values[np.isfinite(values)].max(initial=0.0))
 
 
 def assert_same(got: Sequence[np.ndarray], want: Sequence[np.ndarray], tolerance: float) -> None:
