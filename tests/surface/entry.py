@@ -36,11 +36,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from clgrad import Tensor, dtypes
+from clgrad import Tensor
 
 BOOL = ("bool",)
 INTS = ("int8", "int16", "int32", "int64", "uint8")
-HALVES = ("float16", "bfloat16") if "bfloat16" in dtypes.NAMES else ("float16",)
+HALVES = ("float16", "bfloat16")
 FLOATS = (*HALVES, "float32", "float64")
 WIDE = ("float32", "float64")
 ALL = BOOL + INTS + FLOATS
