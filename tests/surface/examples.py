@@ -21,12 +21,13 @@ from hypothesis.strategies import SearchStrategy
 from clgrad import dtypes
 from clgrad.testing import Sample
 
-from .entry import ALL, Entry, Operand
+from .entry import Entry, Operand
 
 LAYOUTS = (("permute", "flip", "shrink"), (), ("expand", "pad"), ("scalar",))  # the last: as few axes as there may be
 SAME_SIZE = 4  # examples in a row of the same size, with other values
 MOST_ELEMENTS = 120
 SPECIAL = (np.nan, np.inf, -np.inf, -0.0)
+MOST_DTYPES = 6  # of one entry in one run
 TRIES = 12  # at drawing operands away from kinks
 
 Draw = Callable[[SearchStrategy], Any]
@@ -76,7 +77,7 @@ def wanted_features(entry: Entry) -> set[str]:
         if rank >= 2:
             wanted.add("permuted")
         names = entry.dtypes if operand.dtype is None else (operand.dtype,)
-        if entry.special and any(name not in ALL or dtypes.is_float(dtypes.NAMES[name]) for name in names):
+        if entry.special and any(dtypes.is_float(dtypes.as_dtype(name)) for name in names):
             wanted |= {"nan", "inf", "negative-zero"}
     return wanted
 
@@ -94,9 +95,14 @@ def _holds_zero(operand: Operand) -> bool:
 
 
 def patterns(entry: Entry, rng: np.random.Generator, values: int, derivatives: int) -> list[Pattern]:
-    """`values` patterns of value examples or one a dtype, if those are more, then those of derivatives."""
-    values = max(values, len(entry.dtypes), len(LAYOUTS))
-    offset, result, first = int(rng.integers(len(LAYOUTS))), [], entry.operands[0]
+    """`values` patterns of value examples, or up to six if there are as many dtypes, then those of derivatives.
+
+    Of more dtypes than patterns some are left out, others in each run.
+    """
+    count = len(entry.dtypes)
+    values = max(values, min(count, MOST_DTYPES), len(LAYOUTS))
+    offset, shift = int(rng.integers(len(LAYOUTS))), int(rng.integers(count))
+    result, first = [], entry.operands[0]
     for i in range(values + (derivatives if entry.derivatives else 0)):
         derivative = i >= values
         number = i + offset if not derivative else int(rng.integers(3))
@@ -105,7 +111,9 @@ def patterns(entry: Entry, rng: np.random.Generator, values: int, derivatives: i
         rank = int(rng.integers(max(first.min_dims, least), first.max_dims + 1))
         if layouts[0] == ("scalar",):
             layouts[0], rank = (), first.min_dims
-        dtype = "float64" if derivative else entry.dtypes[(i + offset) % len(entry.dtypes)]
+        dtype = (
+            "float64" if derivative else entry.dtypes[((i if values >= count else i * count // values) + shift) % count]
+        )
         result.append(Pattern(dtype, rank, tuple(layouts), int(rng.integers(1 << 30)), derivative))
     return result
 
@@ -218,7 +226,7 @@ def fill(
     ties: bool,
 ) -> np.ndarray:
     """An array for `operand`, awkward values among them where `special` asks for them."""
-    target, (low, high) = dtypes.NAMES[dtype], bounds
+    target, (low, high) = dtypes.as_dtype(dtype), bounds
     if dtypes.is_bool(target):
         return np.asarray(rng.random(shape) < 0.5)
     if dtypes.is_int(target):
