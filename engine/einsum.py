@@ -53,7 +53,7 @@ def einsum(formula: str, *operands, dtype=None) -> Tensor:
     terms = [_summed(term, _needed(terms, (term,), output)) for term in terms]
     while len(terms) > 1:
         pairs = [(*pair, _needed(terms, pair, output)) for pair in combinations(terms, 2)]
-        a, b, needed = min(pairs, key=lambda pair: _growth(*pair, sizes))
+        a, b, needed = min(pairs, key=lambda pair: _growth(pair[0], pair[1], pair[2], sizes))
         terms = [t for t in terms if t is not a and t is not b] + [_product(a, b, needed, sizes)]
     (x, axes) = terms[0]
     x = x.permute(*(axes.index(a) for a in output))

@@ -106,6 +106,11 @@ def _scatter_set_gradient(g: Node, y: Node, x: Node, values: Node, index: Node):
     return make("scatter_set", (g, zeros, index)), kept.where_(make("gather", (g, index)), 0.0), None
 
 
+def _window_gradient(g: Node, y: Node, x: Node):
+    axis, size, step = y.arg
+    return (placed(g, axis, size, step, x.shape[axis]),)
+
+
 def placed(g: Node, axis: int, size: int, step: int, length: int) -> Node:
     """Windows (..., count, ..., size), `step` apart, put where they lie along an axis of `length`, and added up.
 
@@ -203,7 +208,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "pad":         lambda g, y, x: (make("shrink", (g,), tuple((b, b + n) for (b, _), n in zip(y.arg, x.shape))),),
     "shrink":      lambda g, y, x: (_joined(x, {y.arg: g}),),  # but all parts of a split are joined at once
     "flip":        lambda g, y, x: (make("flip", (g,), y.arg),),
-    "window":      lambda g, y, x: (placed(g, *y.arg, x.shape[y.arg[0]]),),
+    "window":      _window_gradient,
     "cat":         _cat_gradient,
     "dot":         lambda g, y, a, b: (make("dot", (g, b.transpose())), make("dot", (a.transpose(), g))),
     "attention":   _attention_gradient,

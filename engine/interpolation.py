@@ -64,9 +64,9 @@ def _nearest(x: Tensor, axis: int, size: int, exact: bool) -> Tensor:
 def _mixed(x: Tensor, axis: int, size: int, align_corners: bool) -> Tensor:
     n = x.shape[axis]
     real = np.float64 if x.dtype == dtypes.float64 else np.float32
-    place = np.arange(size, dtype=real)
+    place: np.ndarray = np.arange(size).astype(real)
     if align_corners:
-        place = place * (real(n - 1) / real(size - 1)) if size > 1 else place
+        place *= real(n - 1) / real(max(size - 1, 1))
     else:
         place = np.maximum((place + real(0.5)) * (real(n) / real(size)) - real(0.5), 0)
     low = np.minimum(np.floor(place), n - 1)

@@ -158,7 +158,7 @@ def max_pool2d(
     result = type(self)._wrap(node)
     if not return_indices:
         return result
-    index, below = 0, count
+    index, below = found * 0, count
     for axis, (k, s, d, (before, _), n) in enumerate(zip(w.size, w.stride, w.dilation, w.padding, self.shape[-rank:])):
         below //= k
         first = type(self).arange(w.places[axis], dtype="int32", device=self.device) * s - before
