@@ -62,7 +62,10 @@ def steps(name: str, theirs: Any = None, shape: Any = None, ulp: float = 16, **o
         f"nn.optim.{name}",
         lambda *xs: walk(lambda params: getattr(optim, name)(params, **options), *xs),
         lambda *xs: lamb(*xs) if name == "LAMB" else walk(lambda params: reference(params, **options), *xs),
-        operands=tuple(Operand(shape, min_dims=2, low=0.25 if i else -3) for i in range(4)),
+        operands=(
+            Operand(shape, min_dims=2),
+            *(Operand(shape and (lambda draw, first: first), low=0.25) for _ in range(3)),
+        ),
         dtypes=WIDE,
         derivatives=0,
         special=False,
