@@ -89,4 +89,12 @@ ENTRIES = [
           operands=(Operand(min_dims=1, min_size=1), SHARE)),
     Entry("kl_div of logarithms", "nn.functional.kl_div", lambda x, y: F.kl_div(x, y, "none", log_target=True),
           lambda x, y: TF.kl_div(x, y, reduction="none", log_target=True), operands=2, special=False, ulp=16),
+    Entry("binary_crossentropy of certainties", "Tensor.binary_crossentropy",
+          lambda x, y: x.round().binary_crossentropy(y, "none"),
+          lambda x, y: TF.binary_cross_entropy(x.round(), y, reduction="none"),
+          operands=(Operand((3, 4), low=0, high=1), Operand((3, 4), low=0, high=1)), special=False, ulp=16,
+          derivatives=0),
+    Entry("x.cross_entropy of shares, weighted", "Tensor.cross_entropy", lambda x, y, w: x.cross_entropy(y, weight=w),
+          lambda x, y, w: TF.cross_entropy(x, y, w),
+          operands=(LOGITS, Operand((3, 4), low=0, high=1), WEIGHT), special=False, ulp=16),
 ]
