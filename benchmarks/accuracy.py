@@ -1,7 +1,7 @@
 """How far elementwise functions of float32 are from the exact result, in units in the last place (ulp).
 
     python benchmarks/accuracy.py                          # every 257th of the 2**32 bit patterns, a minute or two
-    python benchmarks/accuracy.py --all --only 'exp|log'   # all of them: two minutes each, and device
+    python benchmarks/accuracy.py --all --only 'exp|log'   # all of them: some minutes each, and device
     python benchmarks/accuracy.py --devices NUMPY,CL,CL:1
 
 The exact result is float64's, whose own error is some 2**-29 of what is measured. One ulp is the distance between
