@@ -223,7 +223,7 @@ def _outputs(function: Function) -> list[np.ndarray]:
 def _scale(value: np.ndarray) -> np.ndarray:
     """What counts as a step of 1 for each element: its own size, but not much less than the others' (or than 1)."""
     largest = float(np.abs(value).max(initial=0.0))
-    return np.maximum(np.abs(value), min(0.1 * largest, 1.0) or 1.0)
+    return np.maximum(np.abs(value), min(max(0.1 * largest, 2.0**-6), 1.0))
 
 
 def _along(function: Function, weights: list[np.ndarray], number: int, direction: np.ndarray, here=None):

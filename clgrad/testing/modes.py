@@ -71,7 +71,7 @@ def unfused(tensors: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def distance(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference relative to the largest value of the two: 0 for equal arrays, inf if NaN or infinities differ.
+    """The largest difference relative to the largest value of the two; 0 for equal arrays, inf if NaN or inf differ.
 
     Arrays of another shape or dtype are at infinity too; so are integers and bools that are not equal.
     """

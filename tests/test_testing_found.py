@@ -1,0 +1,16 @@
+"""What `python -m clgrad.testing` and `check` found, each as the shrunk example that found it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clgrad.testing import gradcheck
+from clgrad.testing.modes import distance
+
+
+def test_the_step_of_differences_does_not_vanish_with_the_input():
+    gradcheck(lambda x: x * 2 + 1, np.array([[1.1754943508222875e-38]]), fast=True)
+
+
+def test_what_should_be_zero_and_is_not_is_far_away():
+    assert distance(np.array([1.0, 1.0], "float32"), np.zeros(2, "float32")) == 1.0
