@@ -100,7 +100,7 @@ ENTRIES = [
     einsum("ii...->...i", SQUARE, dtypes=FLOATS + INTS),
     einsum("bij,bjk,lk", (2, 3, 4), (2, 4, 2), (5, 2), dtypes=WIDE),
     einsum("...ij,...kj->...", (2, 1, 3, 4), (3, 2, 4), dtypes=WIDE),
-    einsum("i,j,i->ji", Operand(min_dims=1, max_dims=1), (4,), lambda draw, first: first),
+    einsum("i,j,i->ji", (3,), (4,), (3,)),
     einsum("ij,ij->", Operand(min_dims=2, max_dims=2), Operand(), dtypes=WIDE + INTS),
     conv(1, LINES, (6, 2, 3), bias=True, groups=2, stride=2, padding=1),
     conv(2, IMAGES, (3, 4, 3, 2), bias=True, padding=(1, 2)),
