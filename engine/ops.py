@@ -9,7 +9,7 @@ as `expand` and `cast` nodes. Reductions keep the reduced dimensions with size 1
 
 >>> from clgrad.engine.ops import RULES, describe
 >>> sorted(RULES)[:4]
-['add', 'and', 'attention', 'barrier']
+['acos', 'acosh', 'add', 'and']
 >>> describe("dot")
 '(*batch, M, K) and (*batch, K, N) of one dtype -> (*batch, M, N)'
 """
@@ -266,7 +266,9 @@ def _scatter_add(op, src, arg):
     return (arg, *values.shape[len(index.shape) :]), values.dtype
 
 
-@rule("argsort", text="integers (*rows, n), perhaps an order of them; runs in arg -> int32 positions that sort the runs")
+@rule(
+    "argsort", text="integers (*rows, n), perhaps an order of them; runs in arg -> int32 positions that sort the runs"
+)
 def _argsort(op, src, arg):
     keys = src[0]
     _demand(op, keys.dtype, is_int(keys.dtype), "integer keys")

@@ -132,7 +132,7 @@ class NumpyBackend(Backend):
     def lower(self, kernels: Sequence[Union[Kernel, tuple[Kernel, ...]]], specialise: bool = False) -> list[Executable]:
         """Sizes are part of the text either way: there is no compiler to spare."""
         single = [kernel for kernel in kernels if isinstance(kernel, Kernel)]  # all of them: `chains` makes none
-        found = []
+        found: list[Executable] = []
         for kernel in single:
             executable = self._lowered.get(kernel)
             if executable is None:

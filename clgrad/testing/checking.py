@@ -354,8 +354,10 @@ def _spread(drawn: tuple) -> tuple:
     result: list[Any] = []
     for value in drawn:
         value = Sample(value) if isinstance(value, np.ndarray) else value
-        several = isinstance(value, tuple) and value and all(isinstance(v, Sample) for v in value)
-        result.extend(value if several else [value])
+        if isinstance(value, tuple) and value and all(isinstance(v, Sample) for v in value):
+            result.extend(value)
+        else:
+            result.append(value)
     return tuple(result)
 
 

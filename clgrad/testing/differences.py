@@ -58,7 +58,8 @@ def slope(along: Callable[[float], np.ndarray], expected: float, tolerance: floa
 
 
 def _slope(along: Callable[[float], np.ndarray], expected: float, tolerance: float) -> Slope:
-    here, levels = along(0.0), []
+    here = along(0.0)
+    levels: list[_Level] = []
     known = expected if np.isfinite(expected) else 0.0
     for number in range(LEVELS):
         level = _level(along, here, FIRST / SMALLER**number)

@@ -158,7 +158,7 @@ def gradcheck(
             found = slope(
                 _along(function, weights, number, direction, outputs), float((gradient * direction).sum()), tolerance
             )
-            failed = {(): found} if found.kind != "agrees" else {}
+            failed: dict[tuple[int, ...], Slope] = {(): found} if found.kind != "agrees" else {}
             if found.kind in ("kink", "jump", "edge"):  # which elements it is costs more than other inputs do
                 raise NotDifferentiable(f"input {position}: a {found.kind} along a random direction", position, [])
         else:
@@ -243,7 +243,7 @@ def _slopes(function, weights, number: int, gradient: np.ndarray, tolerance: flo
     scale = _scale(function.values[number])
     for index in np.ndindex(gradient.shape):
         direction = np.zeros(gradient.shape)
-        direction[index] = s = scale[index]
+        direction[index] = s = float(scale[index])
         found = slope(_along(function, weights, number, direction), float(gradient[index] * s), tolerance)
         left, right = found.sides
         yield index, Slope(found.kind, found.value / s, found.error / s, (left / s, right / s))

@@ -15,6 +15,7 @@ Sample(np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], "float32"), (('permute', (1,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Optional
@@ -185,7 +186,11 @@ class Sample:
         found |= {name for size, name in ((0, "zero-size"), (1, "one-size")) if size in array.shape}
         if is_float(array.dtype):
             values = array.astype("float64")
-            checks = {"nan": np.isnan, "inf": np.isinf, "negative-zero": lambda v: (v == 0) & np.signbit(v)}
+            checks: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+                "nan": np.isnan,
+                "inf": np.isinf,
+                "negative-zero": lambda v: (v == 0) & np.signbit(v),
+            }
             found |= {name for name, test in checks.items() if test(values).any()}
         return frozenset(found)
 

@@ -72,7 +72,7 @@ def broadcastable_shapes(
 ) -> tuple[Shape, ...]:
     """`count` shapes that broadcast together: axes of some are 1, and leading axes of some are missing."""
     full = _shape(draw, min_dims, max_dims, min_size, max_size, max_elements)
-    result = []
+    result: list[Shape] = []
     for number in range(count):
         # One bit an axis. Some shape keeps each axis: the last one that could.
         ones = draw(integers(0, 2 ** len(full) - 1))

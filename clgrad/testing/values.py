@@ -46,10 +46,10 @@ def table(dtype: np.dtype, low: float = -3, high: float = 3) -> np.ndarray:
         near = range(max(low, -100), min(high, 100) + 1) or range(low, min(high, low + 100) + 1)
         return np.array(sorted(near, key=lambda v: (abs(v), v < 0)), dtype)
     grid = GRID[dtype.itemsize]
-    near = [i / grid for i in range(int(np.ceil(max(low, -8) * grid)), int(np.floor(min(high, 8) * grid)) + 1)]
-    near = near or [(low + high) / 2]
-    denominator = {v: v.as_integer_ratio()[1] for v in near}
-    values = np.array(sorted(near, key=lambda v: (denominator[v], abs(v), v < 0)))
+    steps = range(int(np.ceil(max(low, -8) * grid)), int(np.floor(min(high, 8) * grid)) + 1)
+    points = [i / grid for i in steps] or [(low + high) / 2]
+    denominator = {v: v.as_integer_ratio()[1] for v in points}
+    values = np.array(sorted(points, key=lambda v: (denominator[v], abs(v), v < 0)))
     return values.astype(dtype)
 
 
