@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
-hypothesis.settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("ci", max_examples=40, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("sweep", max_examples=1000, deadline=None)
 
 
@@ -58,6 +58,12 @@ def _usable(name: str) -> str:
 def device(request) -> str:
     """The name of each device in turn, skipped where there is none of its kind."""
     return _usable(request.param)
+
+
+@pytest.fixture(scope="session")
+def everything(request) -> bool:
+    """Whether the long form of tests is wanted."""
+    return request.config.getoption("--long")
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
     python -m pytest -n 0 tests/test_surface.py -k softplus
 
-Each entry gets 100 examples and more on each backend; `surface/entry.py` says what an entry promises.
+Each entry gets 100 examples and more on each backend; `surface/entry.py` says what an entry promises. On OpenCL every
+example is a kernel or more to be built, so there a run takes a quarter of the entries, another one each day; `--long`
+takes all.
 """
 
 from __future__ import annotations
 
 import inspect
+import time
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -28,8 +31,10 @@ from clgrad.nn.module import Module
 
 ENTRIES = table()
 LEAST = 100  # examples an entry and backend
+SHARE = 4  # on OpenCL one entry of so many a day
+TODAY = int(time.time()) // 86400
 ROUNDS = 3
-PATTERNS = {"NUMPY": (6, 3), "CL": (4, 1)}  # of values and of derivatives: on OpenCL each is kernels to be built
+PATTERNS = {"NUMPY": (6, 3), "CL": (1, 1)}  # of values and of derivatives: on OpenCL each is kernels to be built
 
 # The examples of an entry are drawn in one go, from one seed; and Hypothesis' first would always be the same one.
 FEW = settings(max_examples=max(1, settings().max_examples // 250), phases=[Phase.explicit, Phase.generate])
@@ -52,7 +57,7 @@ def run(entry: Entry, device: str, draw: Draw, seed: int) -> tuple[int, Counter[
             check(entry, example, device, want)
             features.update(example.features)
         count += len(accepted)
-        if count >= LEAST and wanted_features(entry) <= set(features):
+        if count >= LEAST and (device != "NUMPY" or wanted_features(entry) <= set(features)):
             break
     return count, features
 
@@ -106,14 +111,17 @@ def build(computed: list[list[Tensor]]) -> None:
 @pytest.mark.parametrize("name", ENTRIES)
 @FEW
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
-def test_an_entry_is_what_torch_says(device, name, data, seed):
+def test_an_entry_is_what_torch_says(device, everything, name, data, seed):
     assume(seed)
     entry = ENTRIES[name]
     if device != "NUMPY" and not Device[device].info.features["fp64"]:
         pytest.skip(f"{device} has no float64")
+    if device != "NUMPY" and (list(ENTRIES).index(name) + TODAY) % SHARE and not everything:
+        pytest.skip("OpenCL compiles every example: a quarter of the table a day, all of it with --long")
     count, features = run(entry, device, data.draw, seed)
     assert count >= LEAST, f"{name}: torch refused all but {count} examples"
-    missing = wanted_features(entry) - set(features)
+    # On OpenCL a run has one of the layouts, another each time; all features would be as many kernels more.
+    missing = wanted_features(entry) - set(features) if device == "NUMPY" else ()
     assert not missing, f"{name}: {sorted(missing)} never occurred in {count} examples: {dict(features)}"
 
 

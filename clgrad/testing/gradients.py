@@ -159,7 +159,7 @@ def gradcheck(
                 _along(function, weights, number, direction, outputs), float((gradient * direction).sum()), tolerance
             )
             failed: dict[tuple[int, ...], Slope] = {(): found} if found.kind != "agrees" else {}
-            if found.kind in ("kink", "jump", "edge"):  # which elements it is costs more than other inputs do
+            if found.kind in ("kink", "jump", "edge", "stairs"):  # which elements it is costs more than other inputs do
                 raise NotDifferentiable(f"input {position}: a {found.kind} along a random direction", position, [])
         else:
             failed = _failures(function, weights, number, gradient, tolerance)
@@ -308,6 +308,8 @@ def _not_smooth(function: Function, position: int, failed: dict[tuple[int, ...],
             f"{where}: the values jump about by more than float64 rounds; is part of fn computed in float32 or less, "
             "or random? (integers and halves inside fn have no useful differences)"
         )
+    if found.kind == "stairs":
+        raise NotDifferentiable(f"{where}: rounding inside fn is as large as its slope", position, list(failed))
     if found.kind == "edge":
         raise NotDifferentiable(f"{where}: fn is not finite on both sides of it", position, list(failed))
     left, right = (_short(side, 1e-6) for side in found.sides)

@@ -42,8 +42,9 @@ ENTRIES = [
     Entry("cast by name", "Tensor.cast", lambda x: x.cast("float64"), lambda x: x.double(), dtypes=ALL),
     Entry("bitcast to halves", "Tensor.bitcast", narrow, dtypes=("int16", "int32", "int64", *WIDE), derivatives=0,
           operands=(Operand(min_dims=1),), special=False),
+    # of what is empty torch wants strides that it does not give it
     Entry("bitcast to twice the width", "Tensor.bitcast", wide, dtypes=("int8", "int16", "int32", "uint8", "float32"),
-          derivatives=0, operands=(Operand(min_dims=1),), special=False),
+          derivatives=0, operands=(Operand(min_dims=1, min_size=1),), special=False),
     # dtypes meet, whatever the dimensions
     Entry("integers meet a number", (), lambda x: (x + 1, x * 2.5, x + True), dtypes=INTS + BOOL, derivatives=0),
     Entry("floats meet a number", (), lambda x: (x + 1, x * 2.5, x + True), dtypes=FLOATS, special="mild"),

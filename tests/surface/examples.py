@@ -94,13 +94,14 @@ def _holds_zero(operand: Operand) -> bool:
     return callable(operand.high) or operand.high >= 0
 
 
-def patterns(entry: Entry, rng: np.random.Generator, values: int, derivatives: int) -> list[Pattern]:
-    """`values` patterns of value examples, or up to six if there are as many dtypes, then those of derivatives.
+def patterns(entry: Entry, rng: np.random.Generator, values: int, derivatives: int, free: bool) -> list[Pattern]:
+    """`values` patterns of value examples, then those of derivatives. With `free` every layout and up to six dtypes.
 
-    Of more dtypes than patterns some are left out, others in each run.
+    Of more dtypes or layouts than patterns some are left out, others in each run.
     """
     count = len(entry.dtypes)
-    values = max(values, min(count, MOST_DTYPES), len(LAYOUTS))
+    if free:
+        values = max(values, min(count, MOST_DTYPES), len(LAYOUTS))
     offset, shift = int(rng.integers(len(LAYOUTS))), int(rng.integers(count))
     result, first = [], entry.operands[0]
     for i in range(values + (derivatives if entry.derivatives else 0)):
@@ -331,7 +332,7 @@ def examples(
     With `free`, all that changes a kernel's source varies within a pattern too.
     """
     rng = np.random.default_rng(seed)
-    dealt = patterns(entry, rng, values, derivatives)
+    dealt = patterns(entry, rng, values, derivatives, free)
     shares = {True: 0.34, False: 0.66} if entry.derivatives else {True: 0.0, False: 1.0}
     kinds = Counter(pattern.derivative for pattern in dealt)
     counts = [ceil(least * shares[p.derivative] / kinds[p.derivative] / SAME_SIZE) for p in dealt]

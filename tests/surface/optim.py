@@ -64,7 +64,7 @@ def steps(name: str, theirs: Any = None, shape: Any = None, ulp: float = 16, **o
         lambda *xs: lamb(*xs) if name == "LAMB" else walk(lambda params: reference(params, **options), *xs),
         operands=(
             Operand(shape, min_dims=2),
-            *(Operand(None if shape is None else lambda draw, first: first, low=0.25) for _ in range(3)),
+            *(Operand(None if shape is None else lambda draw, first: first, low=0.5) for _ in range(3)),
         ),
         dtypes=WIDE,
         derivatives=0,
