@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from clgrad.testing import gradcheck
+from clgrad.testing import NotDifferentiable, gradcheck, gradgradcheck
 from clgrad.testing.modes import distance
 
 
@@ -14,3 +15,8 @@ def test_the_step_of_differences_does_not_vanish_with_the_input():
 
 def test_what_should_be_zero_and_is_not_is_far_away():
     assert distance(np.array([1.0, 1.0], "float32"), np.zeros(2, "float32")) == 1.0
+
+
+def test_rounding_inside_a_function_is_no_wrong_gradient():
+    with pytest.raises(NotDifferentiable, match="rounding inside fn"):
+        gradgradcheck(lambda x, w: (x * w.exp()).tanh(), np.array(2.0), np.array(2.0))

@@ -8,7 +8,7 @@ where the rounding of float64 takes over. What is left then is told apart:
 - *kink*: the slopes from the left and from the right differ however small the step; there is no right answer here
 - *jump*: they even grow as the step gets smaller
 - *edge*: a side is not finite: the function ends here
-- *stairs*: large steps agree with the expected slope as far as they can, small ones see the rounding inside the function
+- *stairs*: large steps agree with the expected slope, small ones see only the rounding inside the function
 - *rough*: the values jump about more than float64 rounds, so parts of the function are not computed in float64
 
 >>> slope(lambda t: np.array([(2 + t) ** 3]), 12.0, 1e-6).kind
@@ -91,8 +91,8 @@ def _slope(along: Callable[[float], np.ndarray], expected: float, tolerance: flo
     differences = [abs(a.value - b.value) for a, b in zip(levels, levels[1:])]
     best = int(np.argmin(differences))
     value, error = levels[best + 1].value, 4 * differences[best] + levels[best + 1].noise
-    # Nothing is called wrong that the measurement cannot tell from right. Where rounding inside the function makes stairs
-    # of it (1 - tanh(x)**2 for large x), small steps agree on the slope of a stair.
+    # Nothing is called wrong that the measurement cannot tell from right. Where rounding inside the function makes
+    # stairs of it (1 - tanh(x)**2 for large x), small steps agree on the slope of a stair.
     wrong = abs(value - expected)
     nearest = min(abs(level.value - expected) for level in levels)
     kind = "rough" if error > wrong / 4 else "stairs" if nearest < wrong / 4 else "smooth"
