@@ -57,7 +57,10 @@ def test_the_result_may_lie_in_an_operand(op, data):
         if operand.dtype == result:
             inside = [x.copy() for x in operands]
             call(op, inside, result, out=inside[position])
-            np.testing.assert_array_equal(inside[position], want)
+            got, wanted = inside[position], want
+            if result == "bfloat16":  # of which NumPy does not know that NaN is NaN
+                got, wanted = got.astype(np.float32), wanted.astype(np.float32)
+            np.testing.assert_array_equal(got, wanted)
 
 
 @given(data=st.data())

@@ -199,6 +199,6 @@ def test_debug_1_sums_a_step_up_in_ten_lines(device, monkeypatch, capsys):
 
 def test_debug_2_prints_each_kernel_on_a_line(device, monkeypatch, capsys):
     monkeypatch.setenv("CLGRAD_DEBUG", "2")
-    (Tensor([[1.0, 2.0]], device=device) @ Tensor([[1.0], [2.0]], device=device)).numpy()
+    (Tensor([[1.0, 2.0]] * 2, device=device) @ Tensor([[1.0, 3.0]] * 2, device=device)).numpy()
     text = capsys.readouterr().err
     assert re.search(rf"^{device} +dot_\S+ +[\d.]+ us +[\d.]+ GFLOP/s +[\d.]+ GB/s$", text, re.MULTILINE)

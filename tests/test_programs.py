@@ -88,7 +88,7 @@ SPELLING = {
     "select": lambda a, b: (a < b).where(a, b),
     "neg": lambda x: -x,
     "to_int": lambda x: (x > 0).cast("int32"),
-    "sum": lambda x, axes: x.sum(axes, keepdim=True),
+    "sum": lambda x, axes: x.sum(axes, keepdim=True, dtype=x.dtype),
     "reduce_max": lambda x, axes: x.max(axes, keepdim=True),
     "dot": lambda a, b: a @ b,
     "take": lambda x, rows: x.take(Tensor(rows, device=x.device)),
