@@ -48,7 +48,8 @@ WRONG = {
     "gradient": (lambda x: scaled(x) * x.detach(), {}),
     "second": (lambda x: x.detach().square() * x - x.detach() ** 3 + (x * x).detach(), {"skip": ("gradient",)}),
     "reference": (lambda x: x.exp() * 1.001, {"reference": np.exp}),
-    "precision": (lambda x: (x / 3 + 1e6) - 1e6, {}),
+    # rounding by 1e-10 shows in differences of float64 too, where x is small
+    "precision": (lambda x: (x / 3 + 1e6) - 1e6, {"skip": ("gradient", "second")}),
 }
 
 
