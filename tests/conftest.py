@@ -1,7 +1,7 @@
 """What every test shares: Hypothesis profiles, the devices, and the installed package rather than the checkout.
 
-python -m pytest                     a few minutes: few examples a property
-HYPOTHESIS_PROFILE=ci ...            more, and the same ones every time
+python -m pytest                     some ten minutes: few examples a property
+HYPOTHESIS_PROFILE=ci ...            as many, and the same ones every time
 python -m pytest --long              also the tests marked `sweep`
 """
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
-hypothesis.settings.register_profile("ci", max_examples=40, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("sweep", max_examples=1000, deadline=None)
 
 
