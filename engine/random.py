@@ -117,7 +117,7 @@ def unit(tensor_type: type[Tensor], shape: tuple[int, ...], device: str, dtype: 
     """
     if dtype == dtypes.float64:
         return (long_bits(tensor_type, shape, device) >> 11).cast(dtype) * 2.0**-53
-    digits = {dtypes.float16: 11, dtypes.bfloat16: 8}.get(dtype, 24)
+    digits = {"float16": 11, "bfloat16": 8}.get(dtype.name, 24)  # by name: few programs have bfloat16 at all
     return (bits(tensor_type, shape, device) >> (32 - digits)).cast(dtypes.float32) * 2.0**-digits
 
 

@@ -344,3 +344,20 @@ for ask in (lambda: dtypes.bfloat16, lambda: Tensor([1.0]).bfloat16(), lambda: T
 assert Tensor([1.0]).half().tolist() == [1.0]
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_model_trains_and_generates_without_the_packages_that_only_tests_bring(tmp_path):
+    data = tmp_path / "text.txt"
+    data.write_text("To be, or not to be, that is the question. " * 40)
+    program = f"""
+import sys
+for name in ("hypothesis", "ml_dtypes", "torch", "transformers"):
+    sys.modules[name] = None
+from clgrad.cli.main import main
+small = ["--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--block-size", "8", "--batch-size", "2"]
+short = ["--max-iters", "2", "--dropout", "0.1", "--device", "NUMPY"]
+sys.exit(main(["train", "--data", {str(data)!r}, "--out", {str(tmp_path / "run")!r}, *small, *short]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "model.safetensors").exists()
