@@ -39,8 +39,9 @@ MOST_PARTS = 32  # windows over one element that are added up in one kernel
 
 
 def each(op: str, name: str, value: Sizes, rank: int, least: int = 1) -> tuple[int, ...]:
-    """One size for each of `rank` axes: an int stands for all of them."""
-    sizes = (value,) * rank if isinstance(value, int) else tuple(value)
+    """One size for each of `rank` axes: an int, alone or in a sequence, stands for all of them."""
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    sizes = sizes * rank if len(sizes) == 1 else sizes
     if len(sizes) != rank or any(n < least for n in sizes):
         raise ShapeError(f"{op}: {name} {value} must be an int or {rank} of them, none below {least}")
     return sizes

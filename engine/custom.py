@@ -26,10 +26,9 @@ from typing import Any, Optional, Union
 from ..backends.dtypes import DType, as_dtype
 from ..backends.kernel import Custom
 from .elementwise import broadcast_shape, floats
-from .functional import recording
 from .node import Node, make
 from .ops import ShapeError
-from .tensor import Tensor
+from .tensor import Tensor, recording
 
 Rule = Union[None, str, DType, type, Callable[[DType], Any]]
 

@@ -23,19 +23,17 @@ structure. Tensors that the function finds elsewhere are constants.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Union
 
 import numpy as np
 
 from ..backends.dtypes import is_float
-from . import tensor as tensors
 from .composite import Composite
 from .gradient import differentiable_sources, pull_back
 from .node import Node, constant, make, topological
 from .ops import ShapeError
-from .tensor import Tensor
+from .tensor import Tensor, grad_enabled, recording
 
 Argnums = Union[int, Sequence[int]]
 
@@ -198,7 +196,7 @@ class _Call:
     def __init__(self, name: str, inputs: Iterable):
         self.name = name
         self.inputs = _map(self._as_tensor, tuple(inputs))
-        self.enabled = tensors.grad_enabled()
+        self.enabled = grad_enabled()
         self.marks = [_mark(x._source()) for x in _leaves(name, self.inputs)]
 
     def _as_tensor(self, value: Any) -> Tensor:
@@ -248,16 +246,6 @@ def _mark(x: Node) -> Node:
     mark = make("composite", (x, x), Composite("input", None, rule))
     mark.requires_grad = is_float(x.dtype)
     return mark
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """Derivatives are wanted here, whatever `no_grad` says outside."""
-    before, tensors._grad_enabled = tensors._grad_enabled, True
-    try:
-        yield
-    finally:
-        tensors._grad_enabled = before
 
 
 def _chosen(args: tuple, argnums: Argnums, kwargs: dict) -> tuple[list, Callable[[Callable], Callable]]:

@@ -20,7 +20,8 @@ from __future__ import annotations
 import builtins
 import functools
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any, Optional
 
@@ -63,6 +64,17 @@ class no_grad:
                 return function(*args, **kwargs)
 
         return wrapped
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Derivatives are wanted here, whatever `no_grad` says outside."""
+    global _grad_enabled
+    before, _grad_enabled = _grad_enabled, True
+    try:
+        yield
+    finally:
+        _grad_enabled = before
 
 
 class Tensor(Methods):

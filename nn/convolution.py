@@ -12,26 +12,23 @@ of arguments and its layers, with their parameters and first values.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Optional, Union
 
+from ..engine.convolution import Sizes, each
 from ..engine.ops import ShapeError
 from ..engine.tensor import Tensor
 from . import init
 from .module import Module, parameter
 
-Sizes = Union[int, Sequence[int]]
-
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
-def each(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
-    """One number for each of `rank` axes; one alone stands for all of them."""
-    sizes = (value,) if isinstance(value, int) else tuple(value)
-    sizes = sizes * rank if len(sizes) == 1 else sizes
-    if len(sizes) != rank:
-        raise ShapeError(f"{name}: {value} must be one number, or {rank} of them")
-    return sizes
+def named(function: Callable, name: str, text: str) -> Callable:
+    """A function that was made for a number of axes, under its own name."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = text
+    return function
 
 
 def _check_rank(name: str, x: Tensor, weight: Tensor, rank: int) -> None:
@@ -42,110 +39,50 @@ def _check_rank(name: str, x: Tensor, weight: Tensor, rank: int) -> None:
         )
 
 
-def _conv(rank: int, x: Tensor, weight: Tensor, bias, stride, padding, dilation, groups: int) -> Tensor:
+def _conv(rank: int) -> Callable[..., Tensor]:
     name = f"conv{rank}d"
-    _check_rank(name, x, weight, rank)
-    if not isinstance(padding, str):
-        padding = each(f"{name}: padding", padding, rank)
-    stride, dilation = each(f"{name}: stride", stride, rank), each(f"{name}: dilation", dilation, rank)
-    return x.conv2d(weight, bias, groups, stride, dilation, padding)
+
+    def conv(
+        x: Tensor,
+        weight: Tensor,
+        bias: Optional[Tensor] = None,
+        stride: Sizes = 1,
+        padding: Union[Sizes, str] = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        _check_rank(name, x, weight, rank)
+        if not isinstance(padding, str):
+            padding = each(name, "padding", padding, rank, 0)
+        return x.conv2d(weight, bias, groups, stride, dilation, padding)
+
+    text = "(N, C, *n) with weight (O, C / groups, *k) to (N, O, *n'); N may be missing. See `Tensor.conv2d`."
+    return named(conv, name, text)
 
 
-def conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor] = None,
-    stride: Sizes = 1,
-    padding: Union[Sizes, str] = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
-) -> Tensor:
-    """(N, C, L) with weight (O, C / groups, k) to (N, O, L'); N may be missing."""
-    return _conv(1, x, weight, bias, stride, padding, dilation, groups)
-
-
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor] = None,
-    stride: Sizes = 1,
-    padding: Union[Sizes, str] = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
-) -> Tensor:
-    """(N, C, H, W) with weight (O, C / groups, kh, kw) to (N, O, H', W'); N may be missing."""
-    return _conv(2, x, weight, bias, stride, padding, dilation, groups)
-
-
-def conv3d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor] = None,
-    stride: Sizes = 1,
-    padding: Union[Sizes, str] = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
-) -> Tensor:
-    """(N, C, D, H, W) with weight (O, C / groups, kd, kh, kw) to (N, O, D', H', W'); N may be missing."""
-    return _conv(3, x, weight, bias, stride, padding, dilation, groups)
-
-
-def _conv_transpose(
-    rank: int, x: Tensor, weight: Tensor, bias, stride, padding, output_padding, groups: int, dilation
-) -> Tensor:
+def _conv_transpose(rank: int) -> Callable[..., Tensor]:
     name = f"conv_transpose{rank}d"
-    _check_rank(name, x, weight, rank)
-    return x.conv_transpose2d(
-        weight,
-        bias,
-        groups,
-        each(f"{name}: stride", stride, rank),
-        each(f"{name}: dilation", dilation, rank),
-        each(f"{name}: padding", padding, rank),
-        each(f"{name}: output_padding", output_padding, rank),
-    )
+
+    def conv(
+        x: Tensor,
+        weight: Tensor,
+        bias: Optional[Tensor] = None,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        dilation: Sizes = 1,
+    ) -> Tensor:
+        _check_rank(name, x, weight, rank)
+        around = each(name, "padding", padding, rank, 0)
+        return x.conv_transpose2d(weight, bias, groups, stride, dilation, around, output_padding)
+
+    text = "(N, C, *n) with weight (C, O / groups, *k) to (N, O, *n'); N may be missing. See `Tensor.conv_transpose2d`."
+    return named(conv, name, text)
 
 
-def conv_transpose1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor] = None,
-    stride: Sizes = 1,
-    padding: Sizes = 0,
-    output_padding: Sizes = 0,
-    groups: int = 1,
-    dilation: Sizes = 1,
-) -> Tensor:
-    """(N, C, L) with weight (C, O / groups, k) to (N, O, L'); N may be missing."""
-    return _conv_transpose(1, x, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-def conv_transpose2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor] = None,
-    stride: Sizes = 1,
-    padding: Sizes = 0,
-    output_padding: Sizes = 0,
-    groups: int = 1,
-    dilation: Sizes = 1,
-) -> Tensor:
-    """(N, C, H, W) with weight (C, O / groups, kh, kw) to (N, O, H', W'); N may be missing."""
-    return _conv_transpose(2, x, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-def conv_transpose3d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor] = None,
-    stride: Sizes = 1,
-    padding: Sizes = 0,
-    output_padding: Sizes = 0,
-    groups: int = 1,
-    dilation: Sizes = 1,
-) -> Tensor:
-    """(N, C, D, H, W) with weight (C, O / groups, kd, kh, kw) to (N, O, D', H', W'); N may be missing."""
-    return _conv_transpose(3, x, weight, bias, stride, padding, output_padding, groups, dilation)
+conv1d, conv2d, conv3d = _conv(1), _conv(2), _conv(3)
+conv_transpose1d, conv_transpose2d, conv_transpose3d = _conv_transpose(1), _conv_transpose(2), _conv_transpose(3)
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -155,6 +92,7 @@ class _Convolution(Module):
     """What all share: options for each axis, a weight and a bias that start uniform in ±1/sqrt(fan_in)."""
 
     rank: int
+    function: Callable[..., Tensor]
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -165,7 +103,7 @@ class _Convolution(Module):
             raise ValueError(f"{name}: {in_channels} and {out_channels} channels do not divide into {groups} groups")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         for option, value in sizes.items():
-            setattr(self, option, each(f"{name}: {option}", value, self.rank))
+            setattr(self, option, each(name, option, value, self.rank, 0 if "padding" in option else 1))
         shape = self._weight_shape()
         # kaiming_uniform_ with a = sqrt(5), as PyTorch writes it. What it counts is axis 1 times the kernel.
         bound = 1.0 / math.sqrt(max(math.prod(shape[1:]), 1))
@@ -216,7 +154,7 @@ class _Conv(_Convolution):
                 raise ValueError(f"{name}: padding must be 'same', 'valid' or numbers, not {padding!r}")
             if padding == "same" and set(self.stride) != {1}:
                 raise ValueError(f"{name}: padding 'same' needs stride 1, not {self.stride}")
-        self.padding = padding if isinstance(padding, str) else each(f"{name}: padding", padding, self.rank)
+        self.padding = padding if isinstance(padding, str) else each(name, "padding", padding, self.rank, 0)
         self.padding_mode = padding_mode
 
     def _weight_shape(self) -> tuple[int, ...]:
@@ -226,7 +164,8 @@ class _Conv(_Convolution):
         padding: Union[Sizes, str] = self.padding
         if self.padding_mode != "zeros":
             x, padding = x.pad(self._widths(), mode=self.padding_mode), 0
-        return _conv(self.rank, x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        conv = type(self).function
+        return conv(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _widths(self) -> list[int]:
         """(before, after) of each axis, the last first, in one list."""
@@ -243,21 +182,24 @@ class _Conv(_Convolution):
 
 
 class Conv1d(_Conv):
-    """Convolution of (N, C, L): weight (out_channels, in_channels / groups, k). Arguments are those of `conv1d`."""
+    """Convolution of (N, C, L): weight (out_channels, in_channels / groups, k). Options as `functional.conv1d`'s."""
 
     rank = 1
+    function = conv1d
 
 
 class Conv2d(_Conv):
     """Convolution of (N, C, H, W): weight (out_channels, in_channels / groups, kh, kw)."""
 
     rank = 2
+    function = conv2d
 
 
 class Conv3d(_Conv):
     """Convolution of (N, C, D, H, W): weight (out_channels, in_channels / groups, kd, kh, kw)."""
 
     rank = 3
+    function = conv3d
 
 
 class _ConvTranspose(_Convolution):
@@ -289,9 +231,8 @@ class _ConvTranspose(_Convolution):
     def forward(self, x: Tensor, output_size: Optional[Sequence[int]] = None) -> Tensor:
         """`output_size` (of the spatial axes, or all) chooses among the sizes that differ by less than a stride."""
         more = self.output_padding if output_size is None else self._output_padding(x, tuple(output_size))
-        return _conv_transpose(
-            self.rank, x, self.weight, self.bias, self.stride, self.padding, more, self.groups, self.dilation
-        )
+        conv = type(self).function
+        return conv(x, self.weight, self.bias, self.stride, self.padding, more, self.groups, self.dilation)
 
     def _output_padding(self, x: Tensor, wanted: tuple[int, ...]) -> tuple[int, ...]:
         wanted = wanted[-self.rank :]
@@ -312,15 +253,18 @@ class ConvTranspose1d(_ConvTranspose):
     """The transpose of Conv1d: (N, C, L), weight (in_channels, out_channels / groups, k)."""
 
     rank = 1
+    function = conv_transpose1d
 
 
 class ConvTranspose2d(_ConvTranspose):
     """The transpose of Conv2d: (N, C, H, W), weight (in_channels, out_channels / groups, kh, kw)."""
 
     rank = 2
+    function = conv_transpose2d
 
 
 class ConvTranspose3d(_ConvTranspose):
     """The transpose of Conv3d: (N, C, D, H, W), weight (in_channels, out_channels / groups, kd, kh, kw)."""
 
     rank = 3
+    function = conv_transpose3d

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, Union
 
+from ..engine.convolution import Sizes, each
 from ..engine.ops import ShapeError
 from ..engine.tensor import Tensor
-from .convolution import Sizes, each
+from .convolution import named
 from .module import Module
 
 # --- functions --------------------------------------------------------------------------------------------------------
@@ -23,12 +24,6 @@ from .module import Module
 def _images(name: str, x: Tensor, rank: int) -> None:
     if x.ndim not in (rank + 1, rank + 2):
         raise ShapeError(f"{name}: input must have {rank + 1} or {rank + 2} dimensions, not shape {x.shape}")
-
-
-def _named(function: Callable, name: str, text: str) -> Callable:
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = text
-    return function
 
 
 def _avg_pool(rank: int) -> Callable[..., Tensor]:
@@ -43,11 +38,11 @@ def _avg_pool(rank: int) -> Callable[..., Tensor]:
         count_include_pad: bool = True,
     ) -> Tensor:
         _images(name, x, rank)
-        kernel, widths = each(f"{name}: kernel_size", kernel_size, rank), each(f"{name}: padding", padding, rank)
-        step = kernel if stride is None else each(f"{name}: stride", stride, rank)
+        kernel, widths = each(name, "kernel_size", kernel_size, rank), each(name, "padding", padding, rank, 0)
+        step = kernel if stride is None else each(name, "stride", stride, rank)
         return x.avg_pool2d(kernel, step, 1, widths, ceil_mode, count_include_pad)
 
-    return _named(pool, name, f"The mean of each window of the last {rank} axes. See `Tensor.avg_pool2d`.")
+    return named(pool, name, f"The mean of each window of the last {rank} axes. See `Tensor.avg_pool2d`.")
 
 
 def _max_pool(rank: int) -> Callable[..., Any]:
@@ -63,12 +58,12 @@ def _max_pool(rank: int) -> Callable[..., Any]:
         return_indices: bool = False,
     ) -> Any:
         _images(name, x, rank)
-        kernel, widths = each(f"{name}: kernel_size", kernel_size, rank), each(f"{name}: padding", padding, rank)
-        step = kernel if stride is None else each(f"{name}: stride", stride, rank)
-        gap = each(f"{name}: dilation", dilation, rank)
+        kernel, widths = each(name, "kernel_size", kernel_size, rank), each(name, "padding", padding, rank, 0)
+        step = kernel if stride is None else each(name, "stride", stride, rank)
+        gap = each(name, "dilation", dilation, rank)
         return x.max_pool2d(kernel, step, gap, widths, ceil_mode, return_indices)
 
-    return _named(pool, name, f"The largest of each window of the last {rank} axes. See `Tensor.max_pool2d`.")
+    return named(pool, name, f"The largest of each window of the last {rank} axes. See `Tensor.max_pool2d`.")
 
 
 def _max_unpool(rank: int) -> Callable[..., Tensor]:
@@ -83,11 +78,11 @@ def _max_unpool(rank: int) -> Callable[..., Tensor]:
         output_size: Optional[Sequence[int]] = None,
     ) -> Tensor:
         _images(name, x, rank)
-        kernel, widths = each(f"{name}: kernel_size", kernel_size, rank), each(f"{name}: padding", padding, rank)
-        step = kernel if stride is None else each(f"{name}: stride", stride, rank)
+        kernel, widths = each(name, "kernel_size", kernel_size, rank), each(name, "padding", padding, rank, 0)
+        step = kernel if stride is None else each(name, "stride", stride, rank)
         return x.max_unpool2d(indices, kernel, step, 1, widths, output_size)
 
-    return _named(unpool, name, f"Each value where `max_pool{rank}d` found it. See `Tensor.max_unpool2d`.")
+    return named(unpool, name, f"Each value where `max_pool{rank}d` found it. See `Tensor.max_unpool2d`.")
 
 
 avg_pool1d, avg_pool2d, avg_pool3d = _avg_pool(1), _avg_pool(2), _avg_pool(3)
@@ -119,7 +114,7 @@ def interpolate(
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give size or scale_factor, one of them")
     if size is not None:
-        sizes = each("interpolate: size", size, rank)
+        sizes = each("interpolate", "size", size, rank, 0)
     else:
         factors = [scale_factor] * rank if isinstance(scale_factor, (int, float)) else list(scale_factor or ())
         if len(factors) != rank:

@@ -205,7 +205,7 @@ def test_gains_equal_torchs(name):
         (lambda: nn.BatchNorm(3)(Tensor.zeros(2, 4)), "3 channels along axis 1"),
         (lambda: nn.InstanceNorm1d(3)(Tensor.zeros(2, 3, 1)), r"more than one value.*\(2, 3, 1\)"),
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "do not divide into 2 groups"),
-        (lambda: nn.Conv2d(3, 4, (3, 3, 3)), "one number, or 2 of them"),
+        (lambda: nn.Conv2d(3, 4, (3, 3, 3)), "an int or 2 of them"),
         (lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror"), "'mirror'"),
         (lambda: nn.Conv2d(3, 4, 3, stride=2, padding="same"), "stride 1"),
         (lambda: nn.Conv2d(3, 4, 3)(Tensor.zeros(3, 5)), r"3 or 4 dimensions.*\(3, 5\)"),

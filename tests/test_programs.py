@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from strategies import MOVES, elements, laid_out, move, movement, pooled, shapes
 
@@ -188,7 +188,16 @@ def check(program: Program, tensors: list[Tensor], read: list[int]) -> None:
             np.testing.assert_array_equal(got, want, err_msg=f"value {i}")
 
 
+# The mask of a gather tells rows apart that lie at the same place of the table.
+REPEATED_ROW = Program(
+    [np.array([[0, 1, 1], [1, 0, 0], [1, 1, 0]], np.float32)],
+    [Step("neg", (0,)), Step("take", (1,), np.array([0], np.int32)), Step("pad", (2,), ((1, 0), (0, 0)))],
+    [3],
+)
+
+
 @given(programs())
+@example(REPEATED_ROW)
 def test_a_program_on_numpy_gives_what_its_steps_give(program):
     with np.errstate(all="ignore"):
         tensors = program.tensors("NUMPY")

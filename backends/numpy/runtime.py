@@ -164,10 +164,9 @@ def gather(
         if index.size == prod(shape[:-1]) and out.flags.c_contiguous:
             np.take(block, index.reshape(-1), axis=0, out=out.reshape(-1, stride), mode="clip")
             return
-    where = positions(view, tuple(n if s else 1 for n, s in zip(shape, steps, strict=True)), np.dtype(np.int64), 0)
-    if len(steps) and steps[0] and i:
-        where = where + i * steps[0]
-    where = where + index.astype(np.int64) * stride
+    # Without the mask, which tells rows apart that lie at the same place.
+    varies = tuple(n if s else 1 for n, s in zip(shape, steps, strict=True))
+    where = positions(view._replace(mask=None), varies, np.dtype(np.int64), i) + index.astype(np.int64) * stride
     if view.mask is not None:
         valid = inside(view, shape, i)
         out[...] = np.where(valid, table[np.where(valid, where, 0)], 0)
