@@ -9,15 +9,15 @@ Shapes in comments: B sequences, T tokens, C = n_embd channels, H heads of D = C
 from __future__ import annotations
 
 import math
-import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional
 
 from .. import nn
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from .huggingface import read_pretrained, write_pretrained
+from .base import Past, PretrainedModel, visible
 
 # config.json's activation_function -> layer
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -31,10 +31,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "swish": nn.SiLU,
     "tanh": nn.Tanh,
 }
-
-# What the attention of one block does with its keys and values (B, H, T, D) when earlier ones are kept: it gives back
-# all keys and values (B, H, S, D), and which of them each query may see (T, S).
-Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass
@@ -73,17 +69,17 @@ class Attention(nn.Module):
         self.c_proj = nn.Conv1D(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, past: Optional[Past] = None) -> Tensor:
+    def forward(self, x: Tensor, past: Optional[Past] = None, mask: Optional[Tensor] = None) -> Tensor:
+        """(B, T, C) to (B, T, C). `mask` (..., T, T) says what each query may see, where that is not all before it."""
         B, T, C = x.shape
         q, k, v = (
             t.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
             for t in self.c_attn(x).split(C, dim=2)  # 3 × (B, T, C)
         )
-        mask = None
         if past is not None:
-            k, v, mask = past(k, v)  # (B, H, S, D), (B, H, S, D), (T, S)
+            k, v, mask = past(k, v)  # (B, H, S, D), (B, H, S, D), (..., T, S)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=past is None)  # (B, H, T, D)
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
@@ -106,8 +102,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, past: Optional[Past] = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), past)
+    def forward(self, x: Tensor, past: Optional[Past] = None, mask: Optional[Tensor] = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past, mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -123,21 +119,49 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
 
     def forward(
-        self, tokens: Tensor, positions: Optional[Tensor] = None, pasts: Optional[Iterator[Past]] = None
+        self,
+        tokens: Tensor,
+        positions: Optional[Tensor] = None,
+        pasts: Optional[Iterator[Past]] = None,
+        mask: Optional[Tensor] = None,
     ) -> Tensor:
-        """(B, T) integers to (B, T, C). `positions` (T) are 0 to T - 1 unless given; `pasts` has one Past a block."""
+        """(B, T) integers to (B, T, C). `positions` (T) or (B, T) are 0 to T - 1 unless given; `pasts` has one Past a
+        block; `mask` (B, T) is False for tokens that pad, which none of the others sees."""
         B, T = tokens.shape
         if T > self.block_size:
             raise ValueError(f"GPT: {T} tokens are more than block_size {self.block_size}; pass the last of them")
-        where = self.wpe.weight[:T] if positions is None else self.wpe(positions)  # (T, C)
+        where = self.wpe.weight[:T] if positions is None else self.wpe(positions)  # (T, C) or (B, T, C)
         x = self.drop(self.wte(tokens) + where)  # (B, T, C)
+        seen = None if mask is None or pasts is not None else visible(T, mask)  # (B, 1, T, T)
         for block in self.h:
-            x = block(x, None if pasts is None else next(pasts))
+            x = block(x, None if pasts is None else next(pasts), seen)
         return self.ln_f(x)
 
 
-class GPT(nn.Module):
+class GPT(PretrainedModel):
     """GPT-2 with its language-model head, which shares its weight with the token embedding."""
+
+    Config = GPTConfig
+    model_type = "gpt2"
+    architectures = ("GPT2LMHeadModel", "GPT2Model")
+    prefix = "transformer."
+    ignored = re.compile(r"\.attn\.(bias|masked_bias)$")  # causal masks, which old checkpoints hold
+    fields = {
+        "n_layer": ("n_layer", 12),
+        "n_head": ("n_head", 12),
+        "n_embd": ("n_embd", 768),
+        "block_size": ("n_positions", 1024),
+        "vocab_size": ("vocab_size", 50257),
+        "dropout": ("resid_pdrop", 0.1),
+        "activation_function": ("activation_function", "gelu_new"),
+        "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5),
+    }
+    fixed = {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    }
 
     def __init__(self, config: GPTConfig):
         self.config = config
@@ -158,40 +182,61 @@ class GPT(nn.Module):
         """
         if x.ndim != 2:
             raise ValueError(f"GPT: tokens must be of shape (batch, time), not {x.shape}")
-        logits = self.lm_head(self.transformer(x))  # (B, T, V)
+        logits = self.logits(self.features(x))  # (B, T, V)
         if y is None:
             return logits, None
         if y.shape != x.shape:
             raise ValueError(f"GPT: targets {y.shape} must have the shape of the tokens {x.shape}")
         return logits, F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
 
-    def num_parameters(self) -> int:
-        """How many numbers are trained; the tied head counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    # -- what generation asks of a decoder
+
+    def features(
+        self,
+        tokens: Tensor,
+        positions: Optional[Tensor] = None,
+        pasts: Optional[Iterator[Past]] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """(B, T) integers to (B, T, C), what the head reads; see `Transformer.forward`."""
+        return self.transformer(tokens, positions, pasts, mask)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(..., C) to (..., V)."""
+        return self.lm_head(features)
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """(layers, heads of keys, channels of a head): the sizes of a cache of keys and values."""
+        return self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
+
+    @property
+    def context_length(self) -> int:
+        return self.config.block_size
+
+    window = None  # it looks back on all of the context
+
+    # -- checkpoints
 
     @classmethod
-    def from_pretrained(cls, path: Union[str, os.PathLike], dropout: Optional[float] = None) -> GPT:
-        """A GPT-2 checkpoint as transformers saves it: config.json beside model.safetensors, whole or in shards.
+    def config_from(cls, content: dict[str, Any]) -> GPTConfig:
+        config = super().config_from(content)
+        if content.get("n_inner") not in (None, 4 * config.n_embd):
+            raise ValueError(f"n_inner is {content['n_inner']}, and GPT's MLP is always 4 n_embd wide")
+        return config
 
-        Args:
-            path: the folder, or the .safetensors file in it.
-            dropout: used in place of the checkpoint's (matters only for training on).
+    @classmethod
+    def config_to(cls, config: GPTConfig) -> dict[str, Any]:
+        # GPT-2's first and last token are of its vocabulary of 50257, which another vocabulary does not have
+        special = {"bos_token_id": None, "eos_token_id": None}
+        dropout = {"embd_pdrop": config.dropout, "attn_pdrop": config.dropout}
+        return super().config_to(config) | {"n_inner": None} | dropout | special
 
-        Returns the model in evaluation mode. Raises FileNotFoundError, ImportError without the safetensors package,
-        and ValueError for a damaged file, shapes that differ from the configuration's, or a variant of GPT-2 that
-        this class does not compute.
-        """
-        options, state = read_pretrained(path)
-        if dropout is not None:
-            options["dropout"] = dropout
-        model = cls(GPTConfig(**options))
-        try:
-            model.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)}: the weights are not those of its config.json: {error}") from None
-        model.eval()
-        return model
-
-    def save_pretrained(self, folder: Union[str, os.PathLike]) -> None:
-        """Write config.json and model.safetensors, for `from_pretrained` and for transformers' GPT2LMHeadModel."""
-        write_pretrained(folder, self.config, self.state_dict())
+    def saved_state(self) -> dict[str, Tensor]:
+        state = super().saved_state()
+        if self.config.bias:
+            return state
+        for name, weight in list(state.items()):  # GPT-2 always has biases
+            if not name.endswith(("wte.weight", "wpe.weight")):
+                state[name.removesuffix("weight") + "bias"] = Tensor.zeros(weight.shape[-1])
+        return state
