@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a plain function of the iteration, and PyTorch's scheduler objects around such functions.
+"""Learning-rate schedules: plain functions of the iteration, and PyTorch's scheduler objects around such functions.
 
     lr = cosine_with_warmup(iteration, max_lr=1e-3, min_lr=1e-4, warmup_iters=100, decay_iters=2000)
     for group in optimizer.param_groups:
@@ -28,6 +28,33 @@ def cosine_with_warmup(iteration: int, *, max_lr: float, min_lr: float, warmup_i
         return min_lr
     progress = (iteration - warmup_iters) / (decay_iters - warmup_iters)
     return min_lr + 0.5 * (max_lr - min_lr) * (1.0 + math.cos(math.pi * progress))
+
+
+def linear_with_warmup(iteration: int, *, max_lr: float, min_lr: float, warmup_iters: int, decay_iters: int) -> float:
+    """Linear up to max_lr over warmup_iters, then linear down to min_lr at decay_iters, then min_lr (BERT's).
+
+    lr = max_lr (i + 1) / (w + 1) for i < w;  max_lr + (min_lr - max_lr) (i - w) / (d - w) for i <= d
+    """
+    if iteration < warmup_iters:
+        return max_lr * (iteration + 1) / (warmup_iters + 1)
+    if iteration >= decay_iters:
+        return min_lr
+    return max_lr + (min_lr - max_lr) * (iteration - warmup_iters) / (decay_iters - warmup_iters)
+
+
+def inverse_sqrt_with_warmup(iteration: int, *, max_lr: float, warmup_iters: int) -> float:
+    """Linear up to max_lr over warmup_iters, then falling as 1 / sqrt of the step (Vaswani et al., arXiv 1706.03762).
+
+    lr = max_lr min(s / w, sqrt(w / s)) for the step s = i + 1 and w = warmup_iters, at least 1. The paper's
+    d_model^-0.5 min(s^-0.5, s w^-1.5) is this with max_lr = (d_model w)^-0.5: see `noam_peak`.
+    """
+    step, warmup = iteration + 1, max(warmup_iters, 1)
+    return max_lr * min(step / warmup, math.sqrt(warmup / step))
+
+
+def noam_peak(d_model: int, warmup_iters: int) -> float:
+    """The largest learning rate of the 2017 paper's schedule, which it has after warmup_iters steps."""
+    return (d_model * max(warmup_iters, 1)) ** -0.5
 
 
 class LRScheduler:
@@ -96,5 +123,35 @@ class CosineWithWarmup(LRScheduler):
                 warmup_iters=self.warmup_iters,
                 decay_iters=self.decay_iters,
             )
+            for base in self.base_lrs
+        ]
+
+
+class LinearWithWarmup(CosineWithWarmup):
+    """`linear_with_warmup` from each group's learning rate down to `min_lr`."""
+
+    def get_lr(self) -> list[float]:
+        return [
+            linear_with_warmup(
+                self.last_epoch,
+                max_lr=base,
+                min_lr=self.min_lr,
+                warmup_iters=self.warmup_iters,
+                decay_iters=self.decay_iters,
+            )
+            for base in self.base_lrs
+        ]
+
+
+class InverseSqrtWithWarmup(LRScheduler):
+    """`inverse_sqrt_with_warmup`, each group's learning rate being the largest."""
+
+    def __init__(self, optimizer: Optimizer, warmup_iters: int):
+        self.warmup_iters = warmup_iters
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [
+            inverse_sqrt_with_warmup(self.last_epoch, max_lr=base, warmup_iters=self.warmup_iters)
             for base in self.base_lrs
         ]
