@@ -132,8 +132,12 @@ def realize_tensors(tensors: list[Tensor]) -> None:
     its activations alive until somebody reads it.
     """
     wanted = [t._node for t in tensors]
-    if any(n.op == "barrier" and n.buffer is None for n in wanted):
-        wanted += [t._node for t in _waiting_for(wanted)]
+    if any(n.op == "barrier" and n.buffer is None for n in wanted) and (waiting := list(_waiting_for(wanted))):
+        try:
+            return realizing.realize([*wanted, *(t._node for t in waiting)])
+        except Exception:  # perhaps of a value that nobody has asked for: whoever reads it will hear of it
+            for tensor in waiting:
+                _waiting.pop(id(tensor), None)
     realizing.realize(wanted)
 
 

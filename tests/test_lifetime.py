@@ -159,3 +159,12 @@ def test_assigning_a_number_does_not_reach_what_shares_the_old_value(device):
     assert kept.tolist() == [1.0, 2.0] and view.tolist() == [1.0] and lazy.tolist() == [10.0, 20.0]
     x.assign([7.0, 8.0])
     assert x.tolist() == [7.0, 8.0]
+
+
+def test_a_value_that_cannot_be_computed_does_not_stop_an_update_that_nothing_wants_it_for():
+    w = Tensor([1.0, 2.0, 3.0], device="NUMPY", requires_grad=True)
+    wrong = w.take(Tensor(np.array([5]), device="NUMPY")) + w.sum()
+    w.assign((w * 2).detach()).realize()
+    assert w.tolist() == [2.0, 4.0, 6.0]
+    with pytest.raises(IndexError, match="index 5 is out of range for 3 rows"):
+        wrong.tolist()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from clgrad.testing import NotDifferentiable, gradcheck, gradgradcheck
+from clgrad.testing import NotDifferentiable, fuzz, gradcheck, gradgradcheck
 from clgrad.testing.modes import distance
 
 
@@ -20,3 +21,15 @@ def test_what_should_be_zero_and_is_not_is_far_away():
 def test_rounding_inside_a_function_is_no_wrong_gradient():
     with pytest.raises(NotDifferentiable, match="rounding inside fn"):
         gradgradcheck(lambda x, w: (x * w.exp()).tanh(), np.array(2.0), np.array(2.0))
+
+
+def test_a_failure_that_does_not_come_again_is_reported():
+    calls = []
+
+    def fails_once(number: int) -> None:
+        calls.append(number)
+        if len(calls) == 1:
+            raise fuzz.Failed("fusion", "differs", None, [])
+
+    failed = fuzz.search(fails_once, st.integers(), 5, seed=0)
+    assert failed is not None and failed.message == "differs (but not when it was tried again)"

@@ -127,12 +127,20 @@ def search(test: Callable[[Any], None], strategy: st.SearchStrategy, examples: i
     )
     @hypothesis.given(strategy)
     def run(example) -> None:
-        test(example)
+        try:
+            test(example)
+        except Failed as failed:
+            seen.append(failed)
+            raise
 
+    seen: list[Failed] = []
     try:
         run()
     except Failed as failed:
         return failed
+    except hypothesis.errors.Flaky:  # what came before had a part in it
+        seen[0].message += " (but not when it was tried again)"
+        return seen[0]
     return None
 
 

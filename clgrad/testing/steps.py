@@ -322,7 +322,7 @@ def _large(x: float, y: float = 0.0) -> float:
 
 UNPOOLED = (
     "{out} = {0}.reshape({image}).max_pool2d({size}, return_indices=True); "
-    "{out} = {out}[0].max_unpool2d({out}[1], {size})"
+    "{out} = {out}[0].max_unpool2d({out}[1], {size}, output_size={image})"
 )
 
 # fmt: off
