@@ -32,6 +32,8 @@ What each instruction means (T is its dtype; every operand of arithmetic has T u
                  reduce_max. A sum of halves is accumulated in float32 and rounded once
     dot          arg (left slot, left View (*batch, M, K), right slot, right View (*batch, K, N)), both inputs of
                  dtype T; the iteration space is (*batch, M, N); halves accumulate in float32. No masks.
+                 If the kernel has a `packing`, the right operand is uint8 (bytes, N), contiguous along its bytes: each
+                 column holds K numbers of T, which is float32, in blocks of that packing
     elementwise  see ELEMENTWISE
     custom       src any number of operands of one dtype; arg a Custom, the function to apply to each point
 
@@ -63,6 +65,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Optional
 
 from .dtypes import DType
+from .packing import Packing
 from .view import View
 
 ELEMENTWISE: dict[str, int] = {
@@ -192,6 +195,7 @@ class Kernel:
     scatter: Optional[Scatter] = None
     sort: Optional[Sort] = None
     attention: Optional[Attention] = None
+    packing: Optional[Packing] = None
     in_place: tuple[tuple[int, int], ...] = ()
     name: str = "kernel"  # for people: "row_8_max_exp_sum"; not part of what is computed
 
@@ -204,7 +208,7 @@ class Kernel:
         )
         return (
             self.kind, self.shape, self.reduce_axes, body, self.outputs, self.inputs, self.output_dtypes, self.scatter,
-            self.sort, self.attention, self.in_place,
+            self.sort, self.attention, self.packing, self.in_place,
         )  # fmt: skip
 
     @cached_property
@@ -254,6 +258,8 @@ class Kernel:
         for special in (self.scatter, self.sort):
             if special is not None:
                 lines.append(f"  {special}")
+        if self.packing is not None:
+            lines.append(f"  {self.packing}")
         if self.attention is not None:
             a = self.attention
             lines.append(f"  scale {a.scale}" + (", causal" if a.causal else ""))

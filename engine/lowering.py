@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..backends.dtypes import DType
 from ..backends.kernel import ELEMENTWISE, Attention, Instr, Kernel, Output, Scatter, Sort
+from ..backends.packing import Packing
 from ..backends.view import View
 from .node import Node
 from .ops import MOVEMENT, REDUCE
@@ -178,6 +179,7 @@ class Body:
         self.instrs: list[Instr] = []
         self.reads: list[Node] = []
         self.members: dict[Node, tuple[int, View]] = {}
+        self.packing: Optional[Packing] = None  # of the right operand of its dot
         self._slots: dict[Node, int] = {}
         self._index: dict[tuple, int] = {}
         self._memo: dict[tuple[Node, Path], int] = {}
@@ -187,6 +189,7 @@ class Body:
         """This body with more members, none of which it reads, over a space of the same shape."""
         body = Body.__new__(Body)
         body.space, body.stored, body.root, body.homes = space, self.stored, self.root, self.homes
+        body.packing = self.packing
         body.instrs, body.reads, body.members = self.instrs.copy(), self.reads.copy(), self.members.copy()
         body._slots, body._index, body._memo = self._slots.copy(), self._index.copy(), self._memo.copy()
         body._add(members)
@@ -300,6 +303,7 @@ class Body:
             if view is None:
                 raise Stray(base) if base in self.homes else Misfit
             arg += [self._slot(base), view]
+        self.packing = node.arg
         return self._emit("dot", (), tuple(arg), node.dtype)
 
     def _value(self, node: Node, path: Path) -> int:
@@ -405,6 +409,7 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
         tuple(Output(renumber[value], _merge(view, groups, shape)) for value, view in places),
         tuple(node.dtype for node in reads),
         tuple(node.dtype for node in outputs),
+        packing=body.packing,
         name=_name(kind, shape, final),
     )
     return kernel, reads

@@ -24,6 +24,7 @@ from ..backends import dtypes
 from ..backends.dtypes import DType, is_bool, is_float, is_int
 
 if TYPE_CHECKING:
+    from ..backends.packing import Packing
     from .node import Node
 
 Shape = tuple[int, ...]
@@ -241,11 +242,22 @@ def _cat(op, src, arg):
 @rule("dot", text="(*batch, M, K) and (*batch, K, N) of one dtype -> (*batch, M, N)")
 def _dot(op, src, arg):
     a, b = src
+    if arg is not None:
+        return _packed_dot(a, b, arg)
     if a.dtype != b.dtype or is_bool(a.dtype):
         raise TypeError(f"dot: needs two numbers of one dtype, got {a.dtype} and {b.dtype}; cast first")
     if len(a.shape) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise ShapeError(f"dot: {a.shape} and {b.shape} do not contract; wanted (*batch, M, K) and (*batch, K, N)")
     return (*a.shape[:-1], b.shape[-1]), a.dtype
+
+
+def _packed_dot(a: Node, b: Node, packing: Packing) -> tuple[Shape, DType]:
+    """float32 (M, K) and uint8 (bytes, N), whose columns are K numbers packed."""
+    if a.dtype != dtypes.float32 or b.dtype != dtypes.uint8:
+        raise TypeError(f"dot: {packing.name} needs float32 and packed uint8, got {a.dtype} and {b.dtype}")
+    if len(a.shape) != 2 or len(b.shape) != 2 or packing.row_bytes(a.shape[1]) != b.shape[0]:
+        raise ShapeError(f"dot: {a.shape} and {b.shape} of {packing.name} do not contract; wanted (M, K), (bytes, N)")
+    return (a.shape[0], b.shape[1]), a.dtype
 
 
 @rule("gather", text="(rows, *rest) and an integer index -> index.shape + rest")

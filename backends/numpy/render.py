@@ -489,13 +489,17 @@ class _Writer:
         kernel = self.kernel
         left, left_view, right, right_view = instr.arg
         a = self._argument("a", strided(left, instr.dtype, *left_view[:3]))
-        b = self._argument("a", strided(right, instr.dtype, *right_view[:3]))
+        b = self._argument("a", strided(right, kernel.inputs[right], *right_view[:3]))
         if target is not None:
             name = self._output(target, kernel.outputs[target].view)
         else:
             _, name = self._scratch(kernel.shape, instr.dtype, lasting=True, cut=self._cut(kernel.shape))
         operands = ((a, left_view), (b, right_view))
         a, b = (name if runtime.blas_reads(view) else f"array({name})" for name, view in operands)
+        if kernel.packing is not None:
+            packing = self._argument("v", constant(kernel.packing))
+            self.lines["before" if self.blocked else "block"].append(f"packed_matmul({packing}, {a}, {b}, {name})")
+            return name
         function = "half_matmul" if is_half(instr.dtype) else "matmul"
         self.lines["before" if self.blocked else "block"].append(f"{function}({a}, {b}, {name})")
         return name

@@ -10,10 +10,12 @@ import numpy as np
 from ..base import Buffer
 from ..dtypes import DType, accumulator, is_half
 from ..kernel import Custom
+from ..packing import Packing, numpy_arrays
 from ..view import View
 from .functions import FUNCTIONS
 from .philox import philox4x32
 
+UNPACKED = 131072  # numbers of a packed weight that are unpacked at once: with their temporaries they fit a cache
 SMALL = 65536  # numberings of up to so many elements are kept as constants
 
 # Bytes. Vectors that cross cache lines take twice as long, and NumPy's own allocations are aligned to 16 bytes only.
@@ -56,6 +58,16 @@ def _reduce(ufunc: np.ufunc):
 def half_matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """a @ b of half precision, through float32, as a device without half arithmetic does."""
     np.copyto(out, np.matmul(a.astype(np.float32), b.astype(np.float32)), casting="same_kind")
+
+
+def packed_matmul(packing: Packing, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """a @ b of packed columns (bytes, N), unpacked so many at a time that they stay in cache until they are used."""
+    blocks = b.T
+    step = max(1, UNPACKED // a.shape[1])
+    for start in range(0, len(blocks), step):
+        part = blocks[start : start + step]
+        weight = packing.unpack(part.reshape(len(part), -1, packing.nbytes), numpy_arrays).reshape(len(part), -1)
+        np.matmul(a, weight.T, out=out[:, start : start + len(part)])
 
 
 def custom(operation: Custom, *arrays: np.ndarray) -> None:
@@ -219,6 +231,7 @@ NAMES: dict[str, Any] = {
     "array": np.ascontiguousarray,
     "matmul": np.matmul,
     "half_matmul": half_matmul,
+    "packed_matmul": packed_matmul,
     "sum_product": sum_product,
     "number": number,
     "load_masked": load_masked,

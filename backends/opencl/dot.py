@@ -8,6 +8,8 @@ walks along K once:
     inner    both operands are contiguous along K (x @ w.T): vectors along K, their lanes added at the end
     plain    everything else, and types without vectors here: one element a work-item
 
+A right operand that is packed has a form of its own, in `packed.py`.
+
 Blocks that stick out at the edges start earlier or repeat the last row, and store only what is their own: another
 work-item may already have written the rest, and with it an input that shares its memory.
 """
@@ -22,6 +24,7 @@ from ..kernel import Kernel
 from ..view import View
 from . import functions
 from .functions import compute_type
+from .packed import Packed
 from .panels import CONTRACT, Panels
 from .shapes import Shapes, next_power
 from .vectors import VectorWriter
@@ -50,6 +53,8 @@ class Dot:
     def render(self) -> Rendered:
         if self.shapes.dot_tile != (0, 0) and self.dtype == float32 and self.k and min(self.m, self.n) >= FEW:
             return Panels(self).render()
+        if self.kernel.packing is not None:
+            return Packed(self).render()
         vectors = is_float(self.dtype)
         columns = self.vector() if self.n >= self.vector() else 0
         if vectors and columns and self.right.strides[-1] == 1:
@@ -273,9 +278,9 @@ class Dot:
         self._store_block(rows, columns, lambda: f"tile[r * {columns} + l]", "own_n", clipped)
         return w.finish((across, down, prod(self.batch)), (*group, 1))
 
-    def _lane_sum(self, name: str) -> str:
+    def _lane_sum(self, name: str, lanes: int = 0) -> str:
         """The sum of a vector's lanes, halving it each time."""
-        w, width, current = self.w, self.vector(), name
+        w, width, current = self.w, lanes or self.vector(), name
         while width > 2:
             width //= 2
             w.line(f"const {self.ctype}{width} {name}_{width} = {current}.lo + {current}.hi;")

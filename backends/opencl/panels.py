@@ -19,6 +19,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from ..dtypes import float32
+from ..packing import GROUP, Packing
 from .shapes import Shapes
 from .writer import Rendered
 
@@ -107,10 +109,14 @@ class Panels:
         with w.block(f"for (int c = 0; c < tile_columns; c += {self.columns})"):
             w.line(f"__local {self.type} *panel = panels + c * {self.slice // self.lanes};")
             at = f"right + first_k * {step_k} + (first_n + c) * {step_n}"
-            w.line(f"const {w.index} from = {at};")
+            if dot.kernel.packing is None:
+                w.line(f"const {w.index} from = {at};")
             w.line("int k = 0;")
             full = w.specialise and dot.n % self.columns == 0
-            if self.right_n == 1:
+            if dot.kernel.packing is not None:
+                self._unpack(dot.kernel.packing)
+                rest = False
+            elif self.right_n == 1:
                 aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 1)
                 with w.block(f"if (c + {self.columns} <= tile_columns) for (; k < count; k++)"):
                     w.line(f"const {w.index} line = from + k * {step_k};")
@@ -139,19 +145,40 @@ class Panels:
         inside = f"if (c + {self.columns} <= tile_columns)"
         with w.block(f"{inside} for (; k + {lanes} <= count; k += {lanes}) for (int j = 0; j < {self.parts}; j++)"):
             w.line(f"const {w.index} line = from + k + j * {lanes} * {step_n};")
-            square = [f"u{i}" for i in range(lanes)]
-            for i, name in enumerate(square):
-                value = dot.load(dot.right_slot, f"line + {i} * {step_n}", aligned)
-                w.line(f"const {self.type} {name} = {value};")
-            for stage in range(lanes.bit_length() - 1):
-                turned = [f"u{stage}_{i}" for i in range(lanes)]
-                w.line(f"{self.type} {', '.join(turned)};")
-                for i, name in enumerate(turned):
-                    a, b, half = square[i // 2], square[i // 2 + lanes // 2], ("lo", "hi")[i % 2]
-                    w.line(f"{name}.even = {a}.{half}; {name}.odd = {b}.{half};")
-                square = turned
-            for i, name in enumerate(square):
-                w.line(f"panel[(k + {i}) * {self.parts} + j] = {name};")
+            rows = [dot.load(dot.right_slot, f"line + {i} * {step_n}", aligned) for i in range(lanes)]
+            self._turn(rows, "k")
+
+    def _turn(self, rows: list[str], k: str) -> None:
+        """A square, given by its rows, into the panel from row `k` of it on."""
+        w, lanes = self.w, self.lanes
+        square = [f"u{i}" for i in range(lanes)]
+        for name, value in zip(square, rows, strict=True):
+            w.line(f"const {self.type} {name} = {value};")
+        for stage in range(lanes.bit_length() - 1):
+            turned = [f"u{stage}_{i}" for i in range(lanes)]
+            w.line(f"{self.type} {', '.join(turned)};")
+            for i, name in enumerate(turned):
+                a, b, half = square[i // 2], square[i // 2 + lanes // 2], ("lo", "hi")[i % 2]
+                w.line(f"{name}.even = {a}.{half}; {name}.odd = {b}.{half};")
+            square = turned
+        for i, name in enumerate(square):
+            w.line(f"panel[({k} + {i}) * {self.parts} + j] = {name};")
+
+    def _unpack(self, packing: Packing) -> None:
+        """Groups of packed numbers, those of `lanes` columns one below another; columns outside repeat the last."""
+        dot, w, lanes = self.dot, self.w, self.lanes
+        w.helpers.add((packing.helper, float32))
+        step_n, n = w.number("right_n", self.right_n), w.number("N", dot.n)
+        w.line(f"float rows[{lanes * GROUP}] __attribute__((aligned(128)));")
+        with w.block(f"for (; k < count; k += {GROUP}) for (int j = 0; j < {self.parts}; j++)"):
+            with w.block(f"for (int i = 0; i < {lanes}; i++)"):
+                w.line(f"const {w.index} column = min(first_n + c + j * {lanes} + i, {n} - 1);")
+                w.line(f"__global const uchar *row = x{dot.right_slot} + right + column * {step_n};")
+                w.line(f"float16 *to = (float16 *)(rows + i * {GROUP});")
+                w.line(f"{packing.helper}(row, (int)((first_k + k) / {GROUP}), to, to + 1);")
+            with w.block(f"for (int part = 0; part < {GROUP}; part += {lanes})"):
+                pieces = [f"*(const {self.type} *)(rows + {i * GROUP} + part)" for i in range(lanes)]
+                self._turn(pieces, "k + part")
 
     def _pack_left(self) -> None:
         """Blocks of rows, for each k as many scalars as a block has rows; rows outside the matrix repeat the last."""

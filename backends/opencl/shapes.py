@@ -38,6 +38,8 @@ class Shapes:
     dot_apart: int = 2  # unused rows between packed blocks: a power of two apart, they would evict one another
     dot_pack_from: int = 2**19  # elements that a left operand contiguous along M spans to be packed as well
     dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
+    packed_block: tuple[int, int] = (4, 4)  # rows and columns of a work-item of a dot with packed weights
+    packed_team: int = 1  # work-items that share one of them
     attention_lanes: int = 32  # rows that a work-item of attention holds, as lanes of vectors
     attention_step: int = 8  # rows or columns that it takes at once of what it reads
     attention_block: int = 64  # rows that it reads between two passes over their scores
@@ -61,6 +63,7 @@ TABLE = {
         loop_group=(128, 1), loop_flat=True, vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128,
         dot_vector=4, dot_outer=(4, 4), dot_inner=(4, 4), dot_group=(16, 8), dot_plain_group=(16, 8),
         sort_share=16, sort_group=64, scatter_lanes=1, scatter_parts=256,
+        packed_block=(4, 1), packed_team=32,
         attention_lanes=1, attention_step=4, attention_block=16, attention_group=64,
         attention_heads=2**31,
     ),
@@ -78,7 +81,7 @@ MAKES = {  # what a platform's vendor contains, in small letters
     "qualcomm": "mobile", "arm": "mobile", "imagination": "mobile", "samsung": "mobile",
 }  # fmt: skip
 GROUPS = ("loop_group", "narrow_group", "dot_group", "dot_plain_group")
-LONG_GROUPS = ("vector_group", "row_group", "row_team", "attention_group", "sort_group")
+LONG_GROUPS = ("vector_group", "row_group", "row_team", "packed_team", "attention_group", "sort_group")
 
 
 def shapes_for(
