@@ -89,8 +89,7 @@ def _attention_gradient(g: Node, y: Node, *src: Node):
     """Of the output another kernel; of what that kernel computes, the gradient of its expansion."""
     if y.arg.result == "output":
         return attention.gradient(g, y)
-    inside = [(attention.expansion(y), g)]
-    found = _pull_back(inside, src.__contains__, lambda node: () if node in src else differentiable_sources(node))
+    found = pull_back_to(src, attention.expansion(y), g)
     return tuple(found.get(s) for s in src)
 
 
@@ -216,7 +215,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Optional[Node], ...]]] = {
     "scatter_add": lambda g, y, values, index: (make("gather", (g, index)), None),
     "scatter_set": _scatter_set_gradient,
     "contiguous":  lambda g, y, x: (g,),
-    "barrier":     lambda g, y, x: (g,),
+    "barrier":     lambda g, y, x, *awaited: (g,),
     "copy":        lambda g, y, x: (make("copy", (g,), x.device),),
     "composite":   lambda g, y, expansion, *inputs: (None, *y.arg.gradient(g, y, *inputs)),
 }
@@ -246,6 +245,13 @@ def pull_back(starts: Sequence[tuple[Node, Node]], targets: Collection[Node]) ->
             useful.add(node)
     road = [(y, g) for y, g in starts if y in useful]
     return _pull_back(road, set(targets).__contains__, lambda node: tuple(s for s in sources(node) if s in useful))
+
+
+def pull_back_to(inputs: Collection[Node], y: Node, g: Node) -> dict[Node, Node]:
+    """The gradient of each of `inputs` on which `y` depends, and no further: what one computes from another counts as
+    computed from nothing."""
+    ends = set(inputs)
+    return _pull_back([(y, g)], ends.__contains__, lambda node: () if node in ends else differentiable_sources(node))
 
 
 def _pull_back(

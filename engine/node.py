@@ -155,9 +155,9 @@ def make(op: str, src: tuple[Node, ...], arg: Any = None, where: Optional[tuple[
     if found is not None:
         return found
     shape, dtype = ops.RULES[op](op, src, arg)
-    device = arg if op == "copy" else _common_device(op, src)
-    grad_from = src[1:] if op == "composite" else src
-    requires_grad = op != "detach" and is_float(dtype) and any([s.requires_grad for s in grad_from])
+    flows = src[1:] if op == "composite" else src[:1] if op == "barrier" else src  # what a gradient may flow to
+    device = arg if op == "copy" else _common_device(op, src[:1] if op in ("composite", "barrier") else src)
+    requires_grad = op != "detach" and is_float(dtype) and any([s.requires_grad for s in flows])
     node = Node(op, src, arg, shape, dtype, device, requires_grad, where or user_line(), key)
     _table[key] = node
     return node

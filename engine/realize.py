@@ -24,7 +24,7 @@ from ..backends.view import View
 from . import debug, profile
 from .device import Device
 from .lowering import operand
-from .node import Node
+from .node import Node, topological
 from .ops import MOVEMENT, TRANSPARENT
 from .program import PROGRAMS, Program, copy, structure
 from .schedule import Schedule, Step, schedule
@@ -71,8 +71,19 @@ def plan_for(pending: list[Node]) -> tuple[dict[Node, Node], Schedule, set[Node]
     image = simplify(pending)
     wanted = [image[storable(node)] for node in pending]
     wanted = [w for w in dict.fromkeys(wanted) if w.buffer is None]
-    keep = frozenset(s for node, s in image.items() if node.requires_grad and s.buffer is None)
+    again = _computed_again(pending)
+    keep = frozenset(s for node, s in image.items() if node.requires_grad and s.buffer is None and node not in again)
     return image, schedule(wanted, keep), set(wanted) | keep
+
+
+def _computed_again(pending: list[Node]) -> set[Node]:
+    """What depends on a barrier that waits: a second pass is there so that nothing is kept, and its gradients read it
+    in the schedule that computes it."""
+    again: set[Node] = set()
+    for node in topological(pending, lambda n: () if n.in_memory else n.src):
+        if (node.op == "barrier" and len(node.src) > 1) or not again.isdisjoint(node.src):
+            again.add(node)
+    return again
 
 
 def storable(node: Node) -> Node:

@@ -44,6 +44,7 @@ from .lowering import (
 )
 from .node import Node, make, topological
 from .ops import MOVEMENT, REDUCE
+from .order import in_order
 
 LARGEST_BODY = 320  # instructions
 MOST_BUFFERS = 44  # inputs and outputs of a merged kernel: OpenCL guarantees 1024 bytes of arguments, each takes 16
@@ -140,6 +141,7 @@ class _Scheduler:
         self.parts: dict[Node, list[Node]] = {}  # the stored nodes that make up a larger one, which has no kernel
         self.grounds: dict[Node, Node] = {}  # for each `scatter_set`, the copy in which it replaces rows
         self.lonely: set[Node] = set()  # whose kernel does nothing else
+        self.awaited: dict[Node, list[Node]] = {}  # stored nodes that must come before, though not read
         self.group_of: dict[Node, Group] = {}
         self.groups: set[Group] = set()
         self.root = Path()
@@ -187,6 +189,8 @@ class _Scheduler:
             elif node.op == "copy":
                 self._store(node.src[0], "stored: it is copied to another device")
                 self.apart.add(node.src[0])
+            elif node.op == "barrier" and len(node.src) > 1:
+                self._store_waiting(node)
             elif node.op == "cat":
                 self._store(node, "stored: its parts are computed where they lie in it")
             elif node.op in ("expand", "window") and _repeats(node) and cost.of(node.src[0]).dear:
@@ -205,6 +209,15 @@ class _Scheduler:
                 ground = self.grounds[node] = self._copy_of(node.src[0])
                 self.lonely.add(ground)
                 self.homes[ground] = Home(self._memory(node), View.contiguous(node.shape))
+
+    def _store_waiting(self, node: Node) -> None:
+        """A barrier that waits for values is a copy that runs after them."""
+        self._store(node, "stored: it waits for other values")
+        self.lonely.add(node)
+        bases = [operand(other, self._is_stored)[0] for other in node.src[1:]]
+        self.awaited[node] = [base for base in bases if base.src and not base.in_memory]
+        for base in self.awaited[node]:
+            self._store(base, "stored: another value waits for it")
 
     # --- values made of parts -------------------------------------------------------------------------------------
 
@@ -317,7 +330,8 @@ class _Scheduler:
             return self._attention_group(node)
         space = space_of(node)
         body = Body([node], space, self.stored.__contains__, self.root, self.homes)
-        return Group([node], space, body, body.reads, lonely=node in self.lonely)
+        reads = [*body.reads, *self.awaited.get(node, ())]
+        return Group([node], space, body, reads, lonely=node in self.lonely)
 
     def _attention_group(self, node: Node) -> Group:
         """What one kernel computes from the same operands is one group from the start."""
@@ -474,24 +488,18 @@ class _Scheduler:
         return [self._step(group, read_outside) for group in ordered]
 
     def _in_order(self, groups: list[Group]) -> list[Group]:
-        """Dependencies first, otherwise as early as the graph mentions them."""
-        done: dict[int, bool] = {}
-        result: list[Group] = []
-        for root in sorted(groups, key=lambda g: self.position[g.members[-1]]):
-            stack = [root]
-            while stack:
-                group = stack[-1]
-                reads = () if id(group) in done else group.reads
-                before = [maker for r in reads if not r.in_memory for maker in self._makers(r)]
-                waiting = [g for g in before if id(g) not in done and g is not group]
-                if waiting:
-                    stack.extend(reversed(waiting))
-                    continue
-                stack.pop()
-                if id(group) not in done:
-                    done[id(group)] = True
-                    result.append(group)
-        return result
+        """The groups in the order in which their kernels run: see `order.py`."""
+        groups = sorted(groups, key=lambda g: self.position[g.members[-1]])
+        number = {id(group): i for i, group in enumerate(groups)}
+        staying = {*self.wanted, *self.keep}
+        needs: list[set[int]] = []
+        reads: list[dict[Node, int]] = []
+        for group in groups:
+            read = [r for r in group.reads if not r.in_memory]
+            needs.append({number[id(maker)] for r in read for maker in self._makers(r) if maker is not group})
+            reads.append({m: 0 if m in staying else _bytes(m) for m in map(self._memory, read)})
+        takes = [sum(_bytes(m) for m in g.members if m not in staying and m not in self.homes) for g in groups]
+        return [groups[i] for i in in_order(needs, reads, takes)]
 
     def _step(self, group: Group, read_outside: set[Node]) -> Step:
         node = group.members[0]
@@ -536,6 +544,10 @@ def divided(wanted: Iterable[Node]) -> dict[Node, list[Slice]]:
 
 def _repeats(node: Node) -> bool:
     return prod(node.shape) > prod(node.src[0].shape)
+
+
+def _bytes(node: Node) -> int:
+    return prod(node.shape) * node.dtype.itemsize
 
 
 def _size(space: Space) -> int:

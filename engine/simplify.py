@@ -164,7 +164,7 @@ def _cat(node: Node, src: Src) -> Optional[Node]:
 def _stretch(part: Node) -> Node:
     """A flat part as a shrink of a flat value, if that is what it is under its reshapes and barriers."""
     x = part
-    while x.op in ("reshape", "barrier", "contiguous") and not x.in_memory:
+    while x.op in ("reshape", "barrier", "contiguous") and len(x.src) == 1 and not x.in_memory:
         x = x.src[0]
     return x if x.op == "shrink" and len(x.shape) == 1 and not x.in_memory else part
 
