@@ -13,6 +13,7 @@ from typing import Optional
 
 from .. import nn
 from ..engine.tensor import Tensor
+from ..nn import functional as F
 from ..nn.module import parameter
 from . import bert
 from .bert import LARGE, BertConfig, BertPretrained, initialize
@@ -83,7 +84,7 @@ class Predictions(nn.Module):
         self.decoder.weight, self.decoder.bias = embedding.weight, self.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.layer_norm(self.dense(x).gelu()))
+        return self.decoder(self.layer_norm(F.gelu(self.dense(x))))
 
 
 class RobertaForMaskedLM(RobertaPretrained, bert.BertForMaskedLM):
