@@ -60,3 +60,17 @@ def mask_tokens(
     inputs = np.where(chosen & (fate < 0.8), np.int32(mask_token), tokens)
     inputs = np.where(chosen & (fate >= 0.8) & (fate < 0.9), anything, inputs)
     return inputs, np.where(chosen, tokens, np.int32(IGNORED))
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of different lengths as tokens (B, T), int32, filled up with `padding` on the right, and the mask (B, T) of
+    what is real.
+
+    >>> padded([[1, 2, 3], [4]], padding=0)[0].tolist()
+    [[1, 2, 3], [4, 0, 0]]
+    """
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    tokens = np.full(mask.shape, padding, np.int32)
+    tokens[mask] = [token for row in rows for token in row]
+    return tokens, mask
