@@ -17,7 +17,8 @@ from typing import Any, Optional
 from .. import nn
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from .base import Past, PretrainedModel, visible
+from .base import Past, visible
+from .decoder import LanguageModel
 
 # config.json's activation_function -> layer
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -58,6 +59,26 @@ class GPTConfig:
         if self.activation_function not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"GPTConfig: unknown activation_function {self.activation_function!r}; known: {known}")
+
+
+# published name -> n_layer, n_head, n_embd, block_size. GPT-2's are of Radford et al., 2019, GPT-3's of table 2.1 of
+# Brown et al., arXiv 2005.14165, where two rows contradict themselves: XL's 24 heads of 128 are not its 2048 channels,
+# which 16 heads are, and 13B's 40 heads of 128 are 5120 channels and not 5140. GPT-3's locally banded attention in
+# every other layer, which has no parameters, is not computed.
+SIZES = {
+    "gpt2": (12, 12, 768, 1024),
+    "gpt2-medium": (24, 16, 1024, 1024),
+    "gpt2-large": (36, 20, 1280, 1024),
+    "gpt2-xl": (48, 25, 1600, 1024),
+    "gpt3-small": (12, 12, 768, 2048),
+    "gpt3-medium": (24, 16, 1024, 2048),
+    "gpt3-large": (24, 16, 1536, 2048),
+    "gpt3-xl": (24, 16, 2048, 2048),
+    "gpt3-2.7b": (32, 32, 2560, 2048),
+    "gpt3-6.7b": (32, 32, 4096, 2048),
+    "gpt3-13b": (40, 40, 5120, 2048),
+    "gpt3-175b": (96, 96, 12288, 2048),
+}
 
 
 class Attention(nn.Module):
@@ -138,7 +159,7 @@ class Transformer(nn.Module):
         return self.ln_f(x)
 
 
-class GPT(PretrainedModel):
+class GPT(LanguageModel):
     """GPT-2 with its language-model head, which shares its weight with the token embedding."""
 
     Config = GPTConfig
@@ -162,6 +183,9 @@ class GPT(PretrainedModel):
         "add_cross_attention": False,
         "tie_word_embeddings": True,
     }
+    presets = {
+        name: dict(zip(("n_layer", "n_head", "n_embd", "block_size"), numbers)) for name, numbers in SIZES.items()
+    }
 
     def __init__(self, config: GPTConfig):
         self.config = config
@@ -175,22 +199,6 @@ class GPT(PretrainedModel):
             elif parameter.ndim == 2:
                 nn.init.normal_(parameter, 0.0, 0.02)
 
-    def forward(self, x: Tensor, y: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
-        """Logits (B, T, V) for tokens x (B, T), and the mean cross-entropy with the tokens y (B, T) that follow each.
-
-        Targets of -100 are left out of the mean. Raises ValueError for more than block_size tokens.
-        """
-        if x.ndim != 2:
-            raise ValueError(f"GPT: tokens must be of shape (batch, time), not {x.shape}")
-        logits = self.logits(self.features(x))  # (B, T, V)
-        if y is None:
-            return logits, None
-        if y.shape != x.shape:
-            raise ValueError(f"GPT: targets {y.shape} must have the shape of the tokens {x.shape}")
-        return logits, F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
-
-    # -- what generation asks of a decoder
-
     def features(
         self,
         tokens: Tensor,
@@ -198,23 +206,18 @@ class GPT(PretrainedModel):
         pasts: Optional[Iterator[Past]] = None,
         mask: Optional[Tensor] = None,
     ) -> Tensor:
-        """(B, T) integers to (B, T, C), what the head reads; see `Transformer.forward`."""
         return self.transformer(tokens, positions, pasts, mask)
 
     def logits(self, features: Tensor) -> Tensor:
-        """(..., C) to (..., V)."""
         return self.lm_head(features)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
-        """(layers, heads of keys, channels of a head): the sizes of a cache of keys and values."""
         return self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
 
     @property
     def context_length(self) -> int:
         return self.config.block_size
-
-    window = None  # it looks back on all of the context
 
     # -- checkpoints
 

@@ -1,0 +1,67 @@
+"""What decoder-only language models have in common: how they are trained, and what generation asks of them.
+
+Shapes in comments: B sequences, T tokens, S tokens that can be looked back on, C channels, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from ..engine.tensor import Tensor
+from ..nn import functional as F
+from .base import Past, PretrainedModel
+
+
+class LanguageModel(PretrainedModel):
+    """The base of GPT, GPT1 and Llama, which say what is computed; here is what is the same."""
+
+    def features(
+        self,
+        tokens: Tensor,
+        positions: Optional[Tensor] = None,
+        pasts: Optional[Iterator[Past]] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """(B, T) integers to (B, T, C), what the head reads.
+
+        Args:
+            positions: (T) or (B, T), 0 to T - 1 unless given.
+            pasts: one a layer, where keys and values of earlier tokens are kept; they say what each token may see.
+            mask: which tokens are real, bool (B, T), where the others pad; used without `pasts`.
+        """
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(..., C) to (..., V)."""
+        raise NotImplementedError
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """(layers, heads of keys and values, channels of a head): the sizes of what `pasts` keep for each token."""
+        raise NotImplementedError
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a sequence."""
+        raise NotImplementedError
+
+    @property
+    def window(self) -> Optional[int]:
+        """How many tokens back, itself included, a token sees in one layer; None for all."""
+        return None
+
+    def forward(self, x: Tensor, y: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
+        """Logits (B, T, V) for tokens x (B, T), and the mean cross-entropy with the tokens y (B, T) that follow each.
+
+        Targets of -100 are left out of the mean. Raises ValueError for more than context_length tokens.
+        """
+        name = type(self).__name__
+        if x.ndim != 2:
+            raise ValueError(f"{name}: tokens must be of shape (batch, time), not {x.shape}")
+        logits = self.logits(self.features(x))  # (B, T, V)
+        if y is None:
+            return logits, None
+        if y.shape != x.shape:
+            raise ValueError(f"{name}: targets {y.shape} must have the shape of the tokens {x.shape}")
+        return logits, F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
