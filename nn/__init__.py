@@ -1,10 +1,11 @@
 """Layers, losses, optimisers and schedules on the Tensor, under PyTorch's names.
 
 One family a file: `module` (the tree), `layers`, `activations`, `convolution`, `normalization`, `pooling`, `recurrent`,
-`losses`; `functional` (layers and losses as functions), `init`, `optim`, `schedule`, `flat` (many Tensors as one),
-`utils` (gradient clipping), `state` (safetensors files).
+`positions`, `attention`, `transformer`, `losses`; `functional` (layers and losses as functions), `init`, `optim`,
+`schedule`, `flat` (many Tensors as one), `utils` (gradient clipping), `state` (safetensors files).
 """
 
+from ..engine.recompute import checkpoint
 from . import functional, init, optim, schedule, state, utils
 from .activations import (
     CELU,
@@ -31,6 +32,7 @@ from .activations import (
     Tanh,
     Tanhshrink,
 )
+from .attention import GroupedQueryAttention, MultiheadAttention
 from .convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .layers import Conv1D, Dropout, Embedding, Flatten, Identity, Linear
 from .losses import (
@@ -59,9 +61,22 @@ from .normalization import (
     RMSNorm,
 )
 from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+from .positions import ALiBi, LearnedPositions, RelativePositionBias, RotaryEmbedding, SinusoidalPositions
 from .recurrent import LSTMCell
+from .transformer import (
+    FeedForward,
+    GatedFeedForward,
+    GeGLU,
+    SwiGLU,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
+    "ALiBi",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -83,9 +98,13 @@ __all__ = [
     "Dropout",
     "ELU",
     "Embedding",
+    "FeedForward",
     "Flatten",
     "GELU",
+    "GatedFeedForward",
+    "GeGLU",
     "GroupNorm",
+    "GroupedQueryAttention",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -100,6 +119,7 @@ __all__ = [
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
+    "LearnedPositions",
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
@@ -110,23 +130,34 @@ __all__ = [
     "Mish",
     "Module",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "QuickGELU",
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "RelativePositionBias",
+    "RotaryEmbedding",
     "SELU",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "SmoothL1Loss",
     "Softmax",
     "Softmin",
     "Softplus",
     "Softsign",
+    "SwiGLU",
     "Tanh",
     "Tanhshrink",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+    "checkpoint",
     "functional",
     "init",
     "optim",

@@ -97,7 +97,7 @@ class RotaryEmbedding(Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
-    """Turn pair i of x (B, H, T, D) at position t by the angle whose cosine and sine are cos[..., t, i], sin[..., t, i].
+    """Turn pair i of x (B, H, T, D) at position t by the angle of cosine cos[..., t, i] and sine sin[..., t, i].
 
     Pair i is the channels i and i + D/2, as in Hugging Face's Llama, or if `interleaved` 2i and 2i + 1, as in the paper
     and in GGUF files. cos and sin (T, D/2) or (B, 1, T, D/2) come from `RotaryEmbedding`.
@@ -180,8 +180,8 @@ class RelativePositionBias(Embedding):
         """The bucket of key - query, integers to int32 of the same shape."""
         exact = self.buckets // 2
         distance = relative.abs() if self.bidirectional else -relative.minimum(0)
-        # Bucket exact + k holds distance n where k <= wide log(n / exact) / log(max_distance / exact) < k + 1. The least
-        # such n are found in whole numbers, which no device rounds.
+        # Bucket exact + k holds the distances n with k <= wide log(n / exact) / log(max_distance / exact) < k + 1. The
+        # least of them are found in whole numbers, which no device rounds.
         wide, bucket = self.buckets - exact, distance.minimum(exact)
         for k in range(1, wide):
             bound = self.max_distance**k * exact ** (wide - k)  # n^wide reaches it

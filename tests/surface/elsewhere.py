@@ -14,6 +14,8 @@ _REALIZE = "test_tensor.py::test_realize_and_contiguous_change_no_value"
 _SHARED = "test_interchange.py::test_numpys_memory_is_shared_and_read_only_and_a_devices_is_copied"
 _DLPACK = "test_interchange.py::test_every_dtype_goes_to_torch_and_back_unchanged"
 
+_TRANSFORMER = "test_nn_transformer.py::test_outputs_and_every_gradient_are_torchs"
+
 ELSEWHERE: dict[str, str] = {
     "Tensor.manual_seed": "test_random.py::test_the_same_seed_draws_the_same_and_another_does_not",
     "Tensor.get_rng_state": "test_random.py::test_the_state_of_the_generator_is_where_it_goes_on",
@@ -42,4 +44,6 @@ ELSEWHERE: dict[str, str] = {
     "Tensor.from_dlpack": _DLPACK,
     "Tensor.data": "test_interchange.py::test_data_is_a_memoryview_of_shape_and_dtype",
     "nn.ModuleList": "test_nn_module.py::test_module_lists_grow_and_shrink_as_torchs",
+    # A hundred examples of whole stacks take longer than what they could find.
+    **{f"nn.Transformer{name}": _TRANSFORMER for name in ("", "Encoder", "DecoderLayer", "Decoder")},
 }
