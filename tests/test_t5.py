@@ -7,7 +7,6 @@ import transformers
 from seq2seq_helpers import assert_same_gradients, batch, perturb
 
 from clgrad import Tensor
-
 from clgrad.models.t5 import T5, T5Config
 
 SIZES = dict(
