@@ -1,12 +1,16 @@
 """Models written with `nn`, reading published weights, and generation from them."""
 
+from .bart import Bart, BartConfig
 from .base import PretrainedModel, from_pretrained
-from .generation import generate
+from .generation import generate, generate_batch, stop_at
 from .gpt import GPT, GPTConfig
 from .gpt1 import GPT1, GPT1Config
 from .llama import Llama, LlamaConfig
+from .t5 import T5, T5Config, T5Encoder
 
 __all__ = [
+    "Bart",
+    "BartConfig",
     "GPT",
     "GPT1",
     "GPT1Config",
@@ -14,6 +18,11 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "PretrainedModel",
+    "T5",
+    "T5Config",
+    "T5Encoder",
     "from_pretrained",
     "generate",
+    "generate_batch",
+    "stop_at",
 ]

@@ -1,4 +1,4 @@
-"""Bart computes what transformers' BartForConditionalGeneration computes, learns as it does, exchanges checkpoints."""
+"""Bart computes what transformers' BartForConditionalGeneration computes, and exchanges checkpoints with it."""
 
 import numpy as np
 import pytest

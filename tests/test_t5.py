@@ -1,4 +1,4 @@
-"""T5 computes what transformers' T5ForConditionalGeneration computes, learns as it learns, and exchanges checkpoints."""
+"""T5 computes what transformers' T5ForConditionalGeneration computes, and exchanges checkpoints with it."""
 
 import numpy as np
 import pytest
