@@ -172,11 +172,14 @@ class SubwordTokenizer(Tokenizer):
         self.eos = eos if eos is not None else next((token for token in named if token is not None), None)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> SubwordTokenizer:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = (), template: str = "$A"
+    ) -> SubwordTokenizer:
         """Byte-level BPE (Sennrich et al., arXiv 1508.07909; bytes as in GPT-2) learnt from `texts`.
 
         `special_tokens` get the ids from 0 on, then come the 256 bytes, then merges, up to `vocab_size` if the texts
-        have as many. Every text can be encoded, whatever its characters. Raises ImportError and ValueError.
+        have as many. Every text can be encoded, whatever its characters. `template` is what `encode(special=True)`
+        makes of a text $A, such as "[CLS] $A [SEP]". Raises ImportError and ValueError.
         """
         if vocab_size < 256 + len(special_tokens):
             raise ValueError(
@@ -192,6 +195,8 @@ class SubwordTokenizer(Tokenizer):
             show_progress=False,
         )
         inner.train_from_iterator(texts, trainer)
+        framing = [(name, inner.token_to_id(name)) for name in special_tokens if name in template.split()]
+        inner.post_processor = package.processors.TemplateProcessing(single=template, special_tokens=framing)
         return cls(inner)
 
     @classmethod
@@ -384,6 +389,7 @@ def _package() -> Any:
         import tokenizers.decoders
         import tokenizers.models
         import tokenizers.pre_tokenizers
+        import tokenizers.processors
         import tokenizers.trainers
     except ImportError as error:
         raise ImportError('for tokenizers other than characters: pip install "clgrad[tokenizers]"') from error

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clgrad.cli import data
-from clgrad.cli.data import EVALUATION, TRAINING, Vocabulary, batch, load_text, play_to_text, split
+from clgrad.cli.data import EVALUATION, TRAINING, batch, load_text, play_to_text, split
 from clgrad.cli.errors import UsageError
+from clgrad.models.tokenizers import CharTokenizer
 
 PLAY = """# The Play
 
@@ -101,16 +102,16 @@ def test_a_folder_is_no_data_file(tmp_path):
 
 @given(st.text(alphabet=st.characters(codec=None), min_size=1))
 def test_decoding_what_was_encoded_gives_the_text(text):
-    vocabulary = Vocabulary.of(text)
-    tokens = vocabulary.encode(text)
+    vocabulary = CharTokenizer.of(text)
+    tokens = vocabulary.encode_array(text)
     assert tokens.dtype == np.int32 and len(tokens) == len(text)
     assert vocabulary.decode(tokens) == text
     assert sorted(set(tokens.tolist())) == list(range(len(vocabulary)))
 
 
 def test_unknown_characters_are_named():
-    with pytest.raises(UsageError, match="characters '!', '世'; it knows 'abc'"):
-        Vocabulary.of("abc").encode("a世!b!")
+    with pytest.raises(ValueError, match="characters '!', '世'; it knows 'abc'"):
+        CharTokenizer.of("abc").encode("a世!b!")
 
 
 @given(st.integers(1, 30), st.integers(1, 500))

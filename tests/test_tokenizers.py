@@ -66,6 +66,8 @@ def test_characters_come_back_and_unknown_ones_are_named(text, more):
 def test_a_bpe_learns_what_is_frequent_and_keeps_to_its_size(bpe):
     assert bpe.vocab_size <= 320 and (bpe.id_of("<pad>"), bpe.id_of("</s>"), bpe.eos) == (0, 1, 1)
     assert len(bpe.encode(TEXT)) < 0.7 * len(TEXT.encode())
+    framed = SubwordTokenizer.train([TEXT], 270, ["<s>", "</s>"], template="<s> $A </s>")
+    assert framed.encode("fox", special=True) == [0, *framed.encode("fox"), 1]
     with pytest.raises(ValueError, match="at least 258, not 257"):
         SubwordTokenizer.train([TEXT], 257, ["<pad>", "</s>"])
 

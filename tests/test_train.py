@@ -106,7 +106,7 @@ def test_every_iteration_has_its_line_of_metrics(finished):
 def test_the_export_is_the_model_of_the_checkpoint(finished):
     model, vocabulary = load_run(finished, "NUMPY")
     exported = GPT.from_pretrained(finished)
-    ids = Tensor(vocabulary.encode("the fox").reshape(1, -1))
+    ids = Tensor(vocabulary.encode_array("the fox").reshape(1, -1))
     assert np.array_equal(model(ids)[0].numpy(), exported.to("NUMPY")(ids)[0].numpy())
 
 
@@ -114,7 +114,7 @@ def test_transformers_reads_the_export(finished):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model, vocabulary = load_run(finished, "NUMPY")
-    ids = vocabulary.encode("the fox").reshape(1, -1)
+    ids = vocabulary.encode_array("the fox").reshape(1, -1)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(finished).eval()
     with torch.no_grad():
         expected = theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy()

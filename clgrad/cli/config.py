@@ -1,5 +1,7 @@
 """What a run can be told: the trainer's fields, the model's fields, and the presets.
 
+The model's fields are those of GPTConfig, whatever the task: every model has layers, heads, a width, a block.
+
 Every field is a flag of `clgrad train` and a key of its `--config` file. Later sources win:
 the fields' defaults, the preset, the TOML file, the flags.
 """
@@ -19,38 +21,55 @@ from .errors import UsageError
 
 Value = bool | int | float | str
 
+TASKS = ("lm", "translate", "classify", "mlm")
+SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The learning rate warms up linearly and then follows a cosine down to `min_lr` at `max_iters`."""
+    """What to train and how. The learning rate warms up linearly, and then falls as `schedule` says.
 
+    One iteration is one update, from `accumulate` batches of `batch_size`, whose gradients are averaged.
+    """
+
+    task: str = "lm"  # one of TASKS
     preset: str = "shakespeare"
     data: str = ""  # a text file; empty: Shakespeare
+    tokenizer: str = ""  # char, bpe (learnt from the data), or a tokenizer's file; empty: what is usual for the task
+    held_out: int = 1000  # pairs or labelled texts that validate; a text keeps its last 10 %
     device: str = "auto"  # NUMPY, CL, CL:1, ...; auto: the default that `clgrad devices` shows
     out: str = ""  # the run folder; empty: a new one under runs/
     seed: int = 1
     batch_size: int = 12
+    accumulate: int = 1
     max_iters: int = 2000
-    learning_rate: float = 1e-3
+    schedule: str = "cosine"  # one of SCHEDULES
+    learning_rate: float = 1e-3  # the largest
     min_lr: float = 1e-4
     warmup_iters: int = 100
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.1  # of matrices; biases, gains and the like never decay
     grad_clip: float = 1.0  # largest norm of all gradients together; 0: do not clip
+    label_smoothing: float = 0.0  # the share of each target that all others get; validation knows none of it
     eval_interval: int = 250
     eval_iters: int = 20  # batches in one evaluation
     checkpoint_interval: int = 250
     sample_tokens: int = 400  # length of the sample at the end; 0: none
+    beams: int = 1  # of the translations at the end; 1 is greedy
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_iters", "eval_interval", "eval_iters", "checkpoint_interval"):
+        for name, valid in (("task", TASKS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in valid:
+                raise UsageError(unknown(name, getattr(self, name), valid))
+        counts = ("batch_size", "accumulate", "max_iters", "eval_interval", "eval_iters", "checkpoint_interval")
+        for name in (*counts, "held_out", "beams"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("seed", "learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip", "sample_tokens"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} must not be negative or nan, but is {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 0 and less than 1, not {getattr(self, name)}")
 
@@ -64,10 +83,26 @@ PRESETS: dict[str, dict[str, Value]] = {
     # nanoGPT's two character-level configurations of Shakespeare.
     "nanogpt-cpu": SMALL | dict(batch_size=12, max_iters=2000),
     "nanogpt-gpu": LARGE | dict(batch_size=64, max_iters=5000, eval_iters=200),
-}
+    # The other tasks, in sizes that two CPU cores train in minutes.
+    "translate": dict(
+        task="translate", n_layer=3, n_head=4, n_embd=128, block_size=32, dropout=0.1, vocab_size=4000, batch_size=64,
+        max_iters=6000, learning_rate=2e-3, warmup_iters=600, schedule="inverse_sqrt", beta2=0.98, weight_decay=0.0,
+        label_smoothing=0.1, eval_interval=500,
+    ),
+    "classify": dict(
+        task="classify", n_layer=2, n_head=4, n_embd=64, block_size=64, dropout=0.1, vocab_size=2000, batch_size=16,
+        max_iters=500, learning_rate=1e-3, min_lr=0.0, warmup_iters=50, schedule="linear", beta2=0.999,
+        weight_decay=0.01,
+    ),
+    "mlm": dict(
+        task="mlm", n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0, vocab_size=2000, batch_size=16,
+        max_iters=2000, learning_rate=1e-3, min_lr=0.0, warmup_iters=200, schedule="linear", beta2=0.999,
+        weight_decay=0.01,
+    ),
+}  # fmt: skip
 
 # What must not change when a run is resumed; the text may be named anew, since its hash is checked.
-FIXED_ON_RESUME = {"preset", "out", "seed", "batch_size"}
+FIXED_ON_RESUME = {"task", "preset", "tokenizer", "held_out", "out", "seed", "batch_size", "accumulate"}
 
 
 def train_fields() -> dict[str, type]:
@@ -104,14 +139,21 @@ class Settings:
 def resolve(flags: Mapping[str, Value], file: str | None = None) -> Settings:
     """Defaults < preset < the TOML file < `flags` (those that were given, by field name)."""
     given = (read_toml(Path(file)) if file else {}) | dict(flags)
-    preset = str(given.get("preset", TrainConfig.preset))
+    task = str(given.get("task", TrainConfig.task))
+    preset = str(given.get("preset", task if task in PRESETS else TrainConfig.preset))
     if preset not in PRESETS:
         raise UsageError(unknown("preset", preset, PRESETS))
-    return settings(PRESETS[preset] | given)
+    chosen = settings(PRESETS[preset] | {"preset": preset} | given)
+    its_task = PRESETS[preset].get("task", TrainConfig.task)
+    if chosen.train.task != its_task:
+        raise UsageError(
+            f"the preset {preset} is for --task {its_task}, not {chosen.train.task}: leave one of them out"
+        )
+    return chosen
 
 
 def settings(values: Mapping[str, Any]) -> Settings:
-    """Values by field name, sorted into the trainer's and the model's."""
+    """Values by field name, sorted into the trainer's and the model's. Raises UsageError for values out of range."""
     trainer = train_fields()
     return Settings(
         TrainConfig(**{name: value for name, value in values.items() if name in trainer}),

