@@ -2,15 +2,21 @@
 
 from .bart import Bart, BartConfig
 from .base import PretrainedModel, from_pretrained
+from .bert import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification
 from .generation import generate, generate_batch, stop_at
 from .gpt import GPT, GPTConfig
 from .gpt1 import GPT1, GPT1Config
 from .llama import Llama, LlamaConfig
+from .roberta import Roberta, RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification
 from .t5 import T5, T5Config, T5Encoder
 
 __all__ = [
     "Bart",
     "BartConfig",
+    "Bert",
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForSequenceClassification",
     "GPT",
     "GPT1",
     "GPT1Config",
@@ -18,6 +24,10 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "PretrainedModel",
+    "Roberta",
+    "RobertaConfig",
+    "RobertaForMaskedLM",
+    "RobertaForSequenceClassification",
     "T5",
     "T5Config",
     "T5Encoder",

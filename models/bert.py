@@ -213,7 +213,7 @@ class BertPretrained(PretrainedModel):
         if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
             raise ValueError(f"id2label must name the classes 0, 1, ..., not {str(names)[:80]}")
         labels = tuple(str(names[str(i)]) for i in range(len(names)))
-        return dataclasses.replace(super().config_from(content | {"labels": ()}), labels=labels)
+        return super().config_from(content | {"labels": labels})
 
     @classmethod
     def config_to(cls, config: BertConfig) -> dict[str, Any]:
