@@ -82,7 +82,9 @@ def _check_scaling(scaling: Optional[dict[str, Any]]) -> None:
     """Raise ValueError for a rope_scaling that nn.RotaryEmbedding does not know."""
     if scaling is None:
         return
-    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
+    if not isinstance(scaling, dict):
+        raise ValueError(f"LlamaConfig: rope_scaling must be a dict, not {scaling!r}")
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
     if not isinstance(kind, str) or kind not in ROPE_SCALING:
         raise ValueError(f"LlamaConfig: unknown rope_type {kind!r}; known: {', '.join(ROPE_SCALING)}")
     for key in ROPE_SCALING[kind]:
