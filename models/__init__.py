@@ -9,6 +9,7 @@ from .gpt1 import GPT1, GPT1Config
 from .llama import Llama, LlamaConfig
 from .roberta import Roberta, RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification
 from .t5 import T5, T5Config, T5Encoder
+from .transformer import Transformer, TransformerConfig
 
 __all__ = [
     "Bart",
@@ -31,6 +32,8 @@ __all__ = [
     "T5",
     "T5Config",
     "T5Encoder",
+    "Transformer",
+    "TransformerConfig",
     "from_pretrained",
     "generate",
     "generate_batch",

@@ -137,7 +137,11 @@ class MultiheadAttention(Module):
         if query is key is value and self.in_proj_weight is not None:
             q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)  # one product
             return self._heads(q), self._heads(k), self._heads(v)
-        return (self._project(0, query), *self.project_memory(key, value))
+        return (self.project_query(query), *self.project_memory(key, value))
+
+    def project_query(self, query: Tensor) -> Tensor:
+        """(B, T, E) to the heads' queries (B, H, T, D)."""
+        return self._project(0, query)
 
     def project_memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, kdim) and (B, S, vdim) to the heads' keys and values (B, H, S, D), once for many queries."""
