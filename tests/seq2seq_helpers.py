@@ -1,7 +1,11 @@
 """What the tests of encoder-decoders share: tiny batches with padding, and comparing with transformers."""
 
+import json
+
 import numpy as np
 import torch
+
+from clgrad import Tensor
 
 IGNORED = -100
 
@@ -11,6 +15,12 @@ def perturb(model, std=0.3):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(std * torch.randn_like(p) / (p.shape[0] ** 0.5 if p.ndim > 1 else 1))
+    return model
+
+
+def load(model, reference, device="NUMPY"):
+    """`model` with the weights of `reference`."""
+    model.to(device).load_state_dict({name: t.detach().numpy() for name, t in reference.state_dict().items()})
     return model
 
 
@@ -24,6 +34,40 @@ def batch(vocabulary, size=3, source_length=14, target_length=11, seed=0):
     return source, mask, target
 
 
+def logits_of(model, source, target, device="NUMPY", **masks):
+    """Of one of our models, for the decoder's input `target`."""
+    masks = {name: Tensor(mask, device=device) for name, mask in masks.items()}
+    return model(Tensor(source, device=device), Tensor(target, device=device), **masks)[0].numpy()
+
+
+def logits_of_torch(reference, source, target, source_mask=None, target_mask=None):
+    masks = {"attention_mask": source_mask, "decoder_attention_mask": target_mask}
+    masks = {name: torch.tensor(mask).long() for name, mask in masks.items() if mask is not None}
+    with torch.no_grad():
+        return reference(torch.tensor(source), decoder_input_ids=torch.tensor(target), **masks).logits.numpy()
+
+
+def assert_same_logits(model, reference):
+    source, mask, target = batch(model.config.vocab_size)
+    target = abs(target) % model.config.vocab_size
+    ours = logits_of(model, source, target, source_mask=mask)
+    np.testing.assert_allclose(ours, logits_of_torch(reference, source, target, mask), rtol=0, atol=1e-4)
+
+
+def assert_same_training(model, reference, device):
+    """Logits, loss and gradients, for a source with padding and targets of which some are left out."""
+    source, mask, target = batch(model.config.vocab_size)
+    logits, loss = model(
+        Tensor(source, device=device), targets=Tensor(target, device=device), source_mask=Tensor(mask, device=device)
+    )
+    expected = reference(torch.tensor(source), attention_mask=torch.tensor(mask).long(), labels=torch.tensor(target))
+    np.testing.assert_allclose(logits.numpy(), expected.logits.detach().numpy(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(loss.item(), expected.loss.item(), rtol=0, atol=1e-5)
+    loss.backward()
+    expected.loss.backward()
+    assert_same_gradients(model, reference)
+
+
 def assert_same_gradients(model, reference):
     """Of every parameter, to a thousandth of the reference's norm and a millionth of the largest."""
     theirs = {name: p.grad.numpy() for name, p in reference.named_parameters()}
@@ -33,3 +77,35 @@ def assert_same_gradients(model, reference):
     for name, g in theirs.items():
         difference = np.linalg.norm(parameters[name].grad.numpy() - g)
         assert difference <= 1e-3 * np.linalg.norm(g) + 1e-6 * largest, name
+
+
+def assert_same_dropouts(model, reference, monkeypatch):
+    """In training both drop elements of as many values, of the same shapes; in evaluation of none."""
+    ours, theirs = [], []
+    drop, drop_torch = Tensor.dropout, torch.nn.functional.dropout
+
+    def counted(self, p=0.5):
+        ours.append((p, self.shape))
+        return drop(self, p)
+
+    def counted_torch(x, p=0.5, training=True, inplace=False):
+        if training and p > 0:
+            theirs.append((p, tuple(x.shape)))
+        return drop_torch(x, p, training, inplace)
+
+    monkeypatch.setattr(Tensor, "dropout", counted)
+    monkeypatch.setattr(torch.nn.functional, "dropout", counted_torch)
+    source, _, target = batch(model.config.vocab_size)
+    target = abs(target) % model.config.vocab_size
+    logits_of(model.eval(), source, target)
+    assert not ours
+    logits_of(model.train(), source, target)
+    logits_of_torch(reference.train(), source, target)
+    assert theirs
+    assert sorted(ours) == sorted(theirs)
+
+
+def change(folder, **options):
+    """Change options of the config.json in `folder`; None removes one."""
+    content = json.loads((folder / "config.json").read_text()) | options
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))

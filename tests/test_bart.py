@@ -2,12 +2,23 @@
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 import transformers
-from seq2seq_helpers import assert_same_gradients, batch, perturb
+from seq2seq_helpers import (
+    assert_same_dropouts,
+    assert_same_logits,
+    assert_same_training,
+    batch,
+    change,
+    load,
+    logits_of,
+    logits_of_torch,
+    perturb,
+)
 
-from clgrad import Tensor
-from clgrad.models.bart import Bart, BartConfig
+from clgrad import Tensor, models
+from clgrad.models import Bart, BartConfig
 
 SIZES = dict(
     vocab_size=29,
@@ -22,9 +33,10 @@ SIZES = dict(
 )
 
 
-def reference(seed=0, cls=transformers.BartForConditionalGeneration, **options):
-    torch.manual_seed(seed)
-    model = perturb(cls(transformers.BartConfig(**SIZES | options, dropout=0.0)).eval())
+def reference(cls=transformers.BartForConditionalGeneration, dropout=0.0, **options):
+    torch.manual_seed(0)
+    config = transformers.BartConfig(**SIZES | options, dropout=dropout, attn_implementation="eager")
+    model = perturb(cls(config).eval())
     if hasattr(model, "final_logits_bias"):
         model.final_logits_bias.normal_()
     return model
@@ -35,28 +47,168 @@ def config(**options):
 
 
 def ours(model, device="NUMPY", **options):
-    bart = Bart(config(**options)).to(device)
-    bart.load_state_dict({name: t.detach().numpy() for name, t in model.state_dict().items()})
-    return bart
+    return load(Bart(config(**options)), model, device)
 
 
 def test_names_and_shapes_are_those_of_transformers():
     model, bart = reference(), Bart(config())
     assert {k: v.shape for k, v in bart.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert bart.num_parameters() == sum(p.numel() for p in model.parameters())
+    assert not bart.requires_grad_().final_logits_bias.requires_grad
 
 
 def test_logits_loss_and_gradients_equal_transformers(device):
+    model = reference()  # the batch has tokens of padding that are real, and others that are not
+    assert_same_training(ours(model, device), model, device)
+
+
+@pytest.mark.parametrize("options", [dict(scale_embedding=True), dict(activation_function="gelu_new")])
+def test_variants_equal_transformers(options):
+    model = reference(**options)
+    assert_same_logits(ours(model, **options), model)
+
+
+def test_the_embedding_of_padding_gets_its_gradient_from_the_head_alone(device):
     model = reference()
     bart = ours(model, device)
-    source, mask, target = batch(SIZES["vocab_size"])
-    source[~mask] = 1
-    logits, loss = bart(
-        Tensor(source, device=device), targets=Tensor(target, device=device), source_mask=Tensor(mask, device=device)
-    )
-    expected = model(torch.tensor(source), attention_mask=torch.tensor(mask).long(), labels=torch.tensor(target))
-    np.testing.assert_allclose(logits.numpy(), expected.logits.detach().numpy(), rtol=0, atol=1e-4)
-    assert loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
+    source, target = np.full((2, 5), 1), np.array([[4, 5, 6], [7, 1, 1]])
+    _, loss = bart(Tensor(source, device=device), targets=Tensor(target, device=device))
     loss.backward()
-    expected.loss.backward()
-    assert_same_gradients(bart, model)
+    model(torch.tensor(source), labels=torch.tensor(target)).loss.backward()
+    theirs = model.model.shared.weight.grad[1].numpy()
+    np.testing.assert_allclose(bart.model.shared.weight.grad.numpy()[1], theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_positions_say_where_targets_stand_that_are_padded_on_the_left():
+    model = reference()
+    bart = ours(model)
+    source, mask, target = batch(SIZES["vocab_size"])
+    target = abs(target) % SIZES["vocab_size"]
+    padding = np.array([0, 3, 7])
+    columns = np.arange(target.shape[1])
+    real = columns >= padding[:, None]
+    encoded = bart.encode(Tensor(source), Tensor(mask))
+    features = bart.features(
+        Tensor(target),
+        Tensor(np.maximum(columns - padding[:, None], 0)),
+        mask=Tensor(real),
+        memories=bart.memories(encoded),
+        memory_mask=Tensor(mask),
+    )
+    got = bart.logits(features).numpy()
+    for row, start in enumerate(padding):  # as if the row stood alone, without padding
+        expected = logits_of_torch(model, source[row : row + 1], target[row : row + 1, start:], mask[row : row + 1])
+        np.testing.assert_allclose(got[row, start:], expected[0], rtol=0, atol=1e-4)
+
+
+def test_targets_may_be_padded_on_the_right():
+    model = reference()
+    source, mask, target = batch(SIZES["vocab_size"])
+    target = abs(target) % SIZES["vocab_size"]
+    real = np.arange(target.shape[1]) < np.array([11, 8, 2])[:, None]
+    got = logits_of(ours(model), source, target, source_mask=mask, target_mask=real)
+    expected = logits_of_torch(model, source, target, mask, real)
+    np.testing.assert_allclose(got[real], expected[real], rtol=0, atol=1e-4)
+
+
+def test_dropout_acts_where_transformers_has_it(monkeypatch):
+    options = dict(dropout=0.1, attention_dropout=0.2, activation_dropout=0.3)
+    model = reference(**options)
+    assert_same_dropouts(ours(model, **options), model, monkeypatch)
+
+
+def test_presets_have_the_published_sizes():
+    # https://huggingface.co/facebook/bart-base and bart-large
+    published = {"bart-base": 139_420_416, "bart-large": 406_291_456}
+    assert {name: Bart(Bart.preset(name)).num_parameters() for name in Bart.presets} == published
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BartConfig(decoder_layers=0), "decoder_layers must be at least 1"),
+        (
+            lambda: BartConfig(encoder_attention_heads=5),
+            "d_model 1024 must be a multiple of encoder_attention_heads, 5",
+        ),
+        (lambda: BartConfig(attention_dropout=1.0), "attention_dropout must be in"),
+        (lambda: BartConfig(activation_function="mish"), "'mish'; known.*gelu"),
+        (lambda: BartConfig(pad_token_id=-1), "pad_token_id -1 is no token"),
+        (
+            lambda: Bart(config())(Tensor([[3] * 16]), Tensor([[3]])),
+            "16 tokens are more than max_position_embeddings 15",
+        ),
+        (
+            lambda: Bart(config())(Tensor([[3]]), Tensor([[3] * 16])),
+            "16 tokens are more than max_position_embeddings 15",
+        ),
+        (lambda: Bart(config())(Tensor([[1, 2]])), "give target_in.*or targets"),
+    ],
+)
+def test_bad_sizes_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# -- checkpoints
+
+
+def test_a_checkpoint_of_transformers_is_read_whole_and_in_shards(tmp_path):
+    model = reference(dropout=0.25, scale_embedding=True)
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    for path in ("whole", "shards"):
+        bart = models.from_pretrained(tmp_path / path)
+        assert isinstance(bart, Bart) and not bart.training
+        assert bart.config == config(dropout=0.25, scale_embedding=True)
+        assert_same_logits(bart, model)
+
+
+def test_a_bare_model_is_read(tmp_path):
+    bare = reference(transformers.BartModel)
+    bare.save_pretrained(tmp_path)
+    bart = models.from_pretrained(tmp_path)
+    assert_same_logits(bart, transformers.BartForConditionalGeneration.from_pretrained(tmp_path).eval())
+
+
+def test_checkpoints_of_older_versions_are_read(tmp_path):
+    model = reference()
+    model.save_pretrained(tmp_path)
+    change(tmp_path, normalize_before=False, add_final_layer_norm=False, tie_word_embeddings=None)
+    file = tmp_path / "model.safetensors"
+    state = safetensors.numpy.load_file(file)
+    state |= {f"model.{stack}.embed_tokens.weight": state["model.shared.weight"] for stack in ("encoder", "decoder")}
+    state |= {"lm_head.weight": state["model.shared.weight"], "model.encoder.version": np.array([3.0])}
+    safetensors.numpy.save_file(state, file)
+    assert_same_logits(Bart.from_pretrained(tmp_path), model)
+
+
+def test_transformers_reads_what_save_pretrained_writes(tmp_path):
+    bart = ours(reference(), attention_dropout=0.1).eval()  # with a bias of the logits
+    bart.save_pretrained(tmp_path)
+    model = transformers.BartForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert_same_logits(bart, model)
+    again = Bart.from_pretrained(tmp_path)
+    assert again.config == bart.config
+    assert_same_logits(again, model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(model_type="mbart"), "model_type is 'mbart'"),
+        (dict(d_model=24), r"has shape .*12.* in the file, .*24.* in the model"),
+        (dict(encoder_layers=3), "missing model.encoder.layers.2"),
+        (dict(decoder_layers=2), "unexpected model.decoder.layers.2"),
+        (dict(decoder_layers=10**9), "decoder_layers is 1000000000"),
+        (dict(normalize_before=True), "normalize_before is True"),
+        (dict(activation_function="mish"), "'mish'"),
+        (dict(max_position_embeddings=99), r"embed_positions.weight has shape \(17, 12\)"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_says_why(tmp_path, options, message):
+    Bart(config()).save_pretrained(tmp_path)
+    change(tmp_path, **options)
+    with pytest.raises(ValueError, match=message):
+        Bart.from_pretrained(tmp_path)
