@@ -1,129 +1,38 @@
-"""Text, one token at a time, from a GPT.
+"""Tokens, one at a time or for a batch of prompts, from any model here: decoders alone, and encoder-decoders.
 
-Two ways give the same tokens. Without a cache the whole window is read for every token. With one, the keys and values
-of all tokens read are kept in place, and a new token costs one pass over a single position. Both run under jit with
-shapes that never change: the window is padded to the block, or read in chunks of one length, and where it stands is a
-0-d Tensor. So generation traces two signatures, whatever the lengths (a chunk of the prompt, one token), and compiles
-nothing after its second token.
+    prompt ──> Decoder.read ──> logits ──> Sampling.choose ──> token ──┐
+               Decoder.step    <───────────────────────────────────────┘
 
-When the window has filled the block, its older half is dropped and the rest read again as if it were a prompt.
+Keys and values of the tokens read are kept (`cache.py`), so a new token costs one pass over a single position; an
+encoder-decoder reads its source once. The passes, their traces, and what they leave on the device are `decoding.py`'s;
+how a token is chosen is `sampling.py`'s; the search for the best of many texts is `beam.py`'s.
+
+>>> from clgrad.models import GPT, GPTConfig, generate
+>>> model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=4, block_size=8, vocab_size=10))
+>>> len(list(generate(model, [1, 2, 3], max_tokens=5, seed=0)))
+5
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, Optional
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Optional, Union
 
 import numpy as np
 
-from ..engine.jit import jit
 from ..engine.tensor import Tensor
-from .gpt import GPT, GPTConfig, Past
+from .decoding import Decoder, borrow, evaluating, give_back, sizes_for
+from .sampling import Sampling, check_finite
 
-CHUNK = 64  # how many tokens of a prompt are read at once: short prompts should not cost a whole block
+PAUSE = 0.05  # seconds for which tokens that are there may be held back until more of them are
+MOST_AT_ONCE = 16  # tokens
 
-
-class KVCache:
-    """Keys and values of the tokens read so far: for each layer two Tensors (S, B, H, D), written in place.
-
-    S is block_size rounded up to a multiple of `chunk`, so that a whole chunk has room.
-    """
-
-    def __init__(self, config: GPTConfig, chunk: int, batch: int = 1, device: Optional[str] = None):
-        self.length = -(-config.block_size // chunk) * chunk
-        shape = (self.length, batch, config.n_head, config.n_embd // config.n_head)
-        zeros = np.zeros(shape, np.float32)
-        self.layers = [(Tensor(zeros, device=device), Tensor(zeros, device=device)) for _ in range(config.n_layer)]
-
-    def pasts(self, position: Tensor) -> Iterator[Past]:
-        """For each layer, what writes keys and values at `position` (0-d) and gives all of them and a mask."""
-        return (partial(self._extend, keys, values, position) for keys, values in self.layers)
-
-    def _extend(
-        self, keys: Tensor, values: Tensor, position: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        here = position + Tensor.arange(k.shape[2], dtype="int32", device=k.device)  # (T)
-        for cache, new in ((keys, k), (values, v)):
-            cache.assign(cache.index_copy(0, here, new.permute(2, 0, 1, 3)))  # (S, B, H, D)
-        mask = Tensor.arange(self.length, dtype="int32", device=k.device) <= here.unsqueeze(-1)  # (T, S)
-        return keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3), mask
-
-
-class Pass:
-    """One jitted reading of `length` tokens. It takes no arguments and returns nothing: what changes from call to call
-    is written into the memory that it captured, so a call costs a replay and no more."""
-
-    def __init__(self, read: Callable[[Tensor, Tensor, Tensor], Tensor], length: int, vocabulary: int, device: str):
-        self.length = length
-        self.inputs = Tensor(np.zeros(length + 2, np.int32), device=device)  # the tokens, then two numbers
-        self.logits = Tensor(np.zeros(vocabulary, np.float32), device=device)
-
-        @jit
-        @Tensor.no_grad()
-        def run() -> None:
-            tokens, start, last = self.inputs[:length], self.inputs[length], self.inputs[length + 1]
-            self.logits.assign(read(tokens.reshape(1, length), start, last))
-
-        self.run = run
-
-    def __call__(self, tokens: Sequence[int], start: int = 0) -> np.ndarray:
-        """Logits (V) after the last of `tokens`, which stand at `start`. Zeros pad them, which nothing before sees."""
-        inputs = np.zeros(self.length + 2, np.int32)
-        inputs[: len(tokens)] = tokens
-        inputs[-2:] = start, len(tokens) - 1
-        self.inputs.assign(inputs)
-        self.run()
-        return self.logits.numpy()
-
-
-class Decoder:
-    """A model with a cache and the passes that generation makes. One `generate` at a time uses it."""
-
-    def __init__(self, model: GPT):
-        self.model = model
-        self.block_size = model.config.block_size
-        self.device = model.transformer.wte.weight.device
-        self.chunk = min(CHUNK, self.block_size)
-        self.cache = KVCache(model.config, self.chunk, device=self.device)
-        self.passes: dict[tuple[bool, int], Pass] = {}
-
-    def _pass(self, cached: bool, length: int) -> Pass:
-        if (cached, length) not in self.passes:
-            read = self._extend if cached else self._read
-            self.passes[cached, length] = Pass(read, length, self.model.config.vocab_size, self.device)
-        return self.passes[cached, length]
-
-    def _extend(self, tokens: Tensor, start: Tensor, last: Tensor) -> Tensor:
-        """Read tokens (1, T) that stand at `start` into the cache. Logits (V) after the one with index `last`."""
-        offsets = Tensor.arange(tokens.shape[1], dtype="int32", device=self.device)  # (T)
-        positions = (start + offsets).minimum(self.block_size - 1)  # what pads the last chunk may stand beyond
-        features = self.model.transformer(tokens, positions, self.cache.pasts(start))  # (1, T, C)
-        return self._logits(features, last)
-
-    def _read(self, tokens: Tensor, start: Tensor, last: Tensor) -> Tensor:
-        """Read a window (1, block_size) without the cache. Logits (V) after the token with index `last`."""
-        return self._logits(self.model.transformer(tokens), last)
-
-    def _logits(self, features: Tensor, last: Tensor) -> Tensor:
-        one = features.squeeze(0) if features.shape[1] == 1 else features.squeeze(0).take(last.reshape(1))
-        return self.model.lm_head(one).squeeze(0)  # (V)
-
-    def logits_uncached(self, window: Sequence[int]) -> np.ndarray:
-        """Logits (V) after the window, all of which is read."""
-        return self._pass(False, self.block_size)(window)
-
-    def logits_cached(self, window: Sequence[int], known: int) -> np.ndarray:
-        """Logits (V) after the window, of which the cache holds the first `known` tokens: none or all but one."""
-        if known:
-            return self._pass(True, 1)(window[known:], known)
-        for start in range(0, len(window), self.chunk):
-            logits = self._pass(True, self.chunk)(window[start : start + self.chunk], start)
-        return logits
+End = Union[None, int, Collection[int]]
 
 
 def generate(
-    model: GPT,
+    model: Any,
     ids: Any,
     max_tokens: int,
     temperature: float = 1.0,
@@ -131,90 +40,270 @@ def generate(
     top_p: Optional[float] = None,
     seed: Optional[int] = None,
     use_cache: bool = True,
+    min_p: Optional[float] = None,
+    repetition_penalty: float = 1.0,
+    end: End = None,
 ) -> Iterator[int]:
-    """The `max_tokens` tokens that follow the prompt, one at a time, as they are made.
+    """The tokens that follow the prompt, one at a time, as they are made: `max_tokens`, or up to an end token.
+
+    Where the context of a GPT is full, its older half is dropped and the rest read again as if it were a prompt. The
+    text of other models ends there.
 
     Args:
         model: used in evaluation mode, and left in the mode that it was in.
-        ids: the prompt, one or more token ids. Only the last block_size of them are read.
-        temperature: divides the logits; 0 takes the likeliest token every time.
-        top_k: draw from the k likeliest tokens only.
-        top_p: draw from the likeliest tokens that together have this probability, after top_k (Holtzman et al.,
-            arXiv 1904.09751).
-        seed: of the draws, which are NumPy's on the host, hence the same on every device. None differs every time.
-        use_cache: keep keys and values rather than read the window anew for every token; the tokens are the same.
+        ids: the prompt, one or more token ids; what the encoder reads, if there is one. Of more tokens than the context
+            of a GPT the last are read.
+        temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`. A temperature of 0 takes the likeliest
+            token every time, and gives the same tokens on every device.
+        seed: of the draws, which are NumPy's on the host. None differs every time.
+        use_cache: keep keys and values rather than read everything anew for every token; the tokens are the same.
+        end: the tokens, one or several, with which a text ends; they are not given. None stands for the model's
+            `end_token` if it has an encoder, and for nothing otherwise.
 
-    Raises ValueError at the call, before the first token, for an empty prompt, a token outside the vocabulary, or
-    sampling options out of range.
+    Raises ValueError at the call, before the first token, for an empty prompt, a token outside the vocabulary, more
+    tokens than the context, or sampling options out of range.
     """
-    window = [int(token) for token in np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids).reshape(-1)]
-    vocabulary = model.config.vocab_size
-    if not window:
-        raise ValueError("generate: the prompt is empty; give at least one token")
-    if min(window) < 0 or max(window) >= vocabulary:
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    prompt = prompt_of(model, ids)
+    slides = getattr(model, "slides", False)
+    if slides:
+        prompt = prompt[-model.context_length :]
+    check_length(model, [prompt])
+    check_max_tokens(max_tokens)
+    texts = _Texts(model, [prompt], sampling, [np.random.default_rng(seed)], max_tokens, ends_of(model, end))
+    return _flat(texts.stream(use_cache, slides))
+
+
+def generate_batch(
+    model: Any,
+    prompts: Iterable[Any],
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: Optional[int] = None,
+    top_p: Optional[float] = None,
+    seed: Union[None, int, Sequence[int]] = None,
+    min_p: Optional[float] = None,
+    repetition_penalty: float = 1.0,
+    end: End = None,
+) -> list[list[int]]:
+    """What follows each of several prompts, which may differ in length and are read and continued together.
+
+    Each gives what `generate` gives for it alone, up to the rounding of larger products. `seed` may have one number a
+    prompt; a single one stands for itself, the next, and so on. See `generate` for the rest.
+
+    Raises ValueError as `generate` does, and where a prompt and `max_tokens` are more than the context.
+    """
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    rows = [prompt_of(model, ids) for ids in prompts]
+    if not rows:
+        return []
+    check_max_tokens(max_tokens)
+    check_length(model, rows, max_tokens)
+    if seed is None or isinstance(seed, (int, np.integer)):
+        seeds: list[Optional[int]] = [None if seed is None else int(seed) + row for row in range(len(rows))]
+    else:
+        seeds = list(seed)
+    if len(seeds) != len(rows):
         raise ValueError(
-            f"generate: the prompt has tokens outside 0 to {vocabulary - 1}: {min(window)} to {max(window)}"
+            f"generate_batch: {len(seeds)} seeds for {len(rows)} prompts; give one a prompt, or one number"
         )
+    rngs = [np.random.default_rng(one) for one in seeds]
+    texts = _Texts(model, rows, sampling, rngs, max_tokens, ends_of(model, end))
+    for _ in texts.stream():
+        pass
+    return texts.made
+
+
+def _flat(steps: Iterator[list[int]]) -> Iterator[int]:
+    for step in steps:
+        yield from step
+
+
+def stop_at(pieces: Iterable[str], stops: Union[str, Sequence[str]]) -> Iterator[str]:
+    """The pieces of a text as they come, up to the first of the strings `stops`, which is not given.
+
+    What may be the beginning of one is held back until it is clear that it is not. To stop `generate` at strings, and
+    have it make no more tokens: `stop_at(stream(tokenizer, generate(model, ids, 100)), ["\\n\\n"])`.
+
+    >>> list(stop_at(["Hello", ", wor", "ld. U", "ser", ": and"], ["User:"]))
+    ['Hello', ', wor', 'ld. ']
+
+    Raises ValueError for an empty string.
+    """
+    stops = [stops] if isinstance(stops, str) else list(stops)
+    if "" in stops:
+        raise ValueError("stop_at: an empty string is everywhere; leave it out to stop nowhere")
+    return _stop_at(pieces, stops)
+
+
+def _stop_at(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    waiting = ""
+    for piece in pieces:
+        waiting += piece
+        found = [waiting.index(stop) for stop in stops if stop in waiting]
+        if found:
+            waiting = waiting[: min(found)]
+            break
+        lengths = (n for stop in stops for n in range(1, len(stop)) if waiting.endswith(stop[:n]))
+        ready = len(waiting) - max(lengths, default=0)
+        if ready:
+            yield waiting[:ready]
+            waiting = waiting[ready:]
+    if waiting:
+        yield waiting
+
+
+# -- arguments
+
+
+def prompt_of(model: Any, ids: Any) -> list[int]:
+    """Token ids as a list. Raises ValueError if there are none, or some that the model does not know."""
+    prompt = [int(token) for token in np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids).reshape(-1)]
+    if not prompt:
+        raise ValueError("generate: the prompt is empty; give at least one token")
+    vocabulary = model.config.vocab_size
+    if min(prompt) < 0 or max(prompt) >= vocabulary:
+        raise ValueError(
+            f"generate: the prompt has tokens outside 0 to {vocabulary - 1}: {min(prompt)} to {max(prompt)}"
+        )
+    return prompt
+
+
+def check_max_tokens(max_tokens: int) -> None:
     if max_tokens < 0:
         raise ValueError(f"generate: max_tokens must not be negative, got {max_tokens}")
-    if not temperature >= 0:
-        raise ValueError(f"generate: temperature must not be negative, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"generate: top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"generate: top_p must be above 0 and at most 1, got {top_p}")
-    sampler = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=np.random.default_rng(seed))
-    return _stream(model, window[-model.config.block_size :], max_tokens, sampler, use_cache)
 
 
-def _stream(model: GPT, window: list[int], max_tokens: int, sampler: Any, use_cache: bool) -> Iterator[int]:
-    # Decoders are kept on the model, so that a second prompt finds everything traced; one that is in use is not shared.
-    idle = vars(model).setdefault("_idle_decoders", [])
-    device = model.transformer.wte.weight.device
-    decoder = next((d for d in idle if d.device == device), None) or Decoder(model)
-    idle[:] = [d for d in idle if d is not decoder and d.device == device]
-    modules = list(model.modules())
-    try:
-        known = 0  # tokens at the start of the window that the cache holds
-        for _ in range(max_tokens):
-            training = [module for module in modules if module.training]
-            try:
-                for module in training:
-                    module.training = False
-                logits = decoder.logits_cached(window, known) if use_cache else decoder.logits_uncached(window)
-            finally:
-                for module in training:
-                    module.training = True
-            known = len(window)
-            token = sampler(logits)
-            yield token
-            window.append(token)
-            if len(window) > decoder.block_size:
-                window, known = window[-(decoder.block_size - decoder.block_size // 2) :], 0
-        idle.append(decoder)
-    except GeneratorExit:  # nobody wants the rest. After an error the cache may hold NaN, which no mask hides
-        idle.append(decoder)
-        raise
+def check_length(model: Any, prompts: Sequence[Sequence[int]], max_tokens: int = 0) -> None:
+    """Raise ValueError for prompts, or prompts and what is to follow them, that the model's context does not hold."""
+    context, longest = model.context_length, max(map(len, prompts))
+    if context is None:
+        return
+    if longest > context:
+        raise ValueError(f"generate: the prompt has {longest} tokens, and the context {context}; shorten it")
+    follows = max_tokens + (1 if has_encoder(model) else longest)
+    if max_tokens and follows - 1 > context:  # the last token is not read
+        raise ValueError(
+            f"generate: {follows} tokens with the {max_tokens} to be made are more than the context of {context}; "
+            "ask for fewer, or shorten the prompts"
+        )
 
 
-def sample(
-    logits: np.ndarray, temperature: float, top_k: Optional[int], top_p: Optional[float], rng: np.random.Generator
-) -> int:
-    """One token drawn from softmax(logits / temperature), logits (V), cut down by top_k and then by top_p.
+def has_encoder(model: Any) -> bool:
+    return hasattr(model, "memories")
 
-    Raises ValueError when the largest logit is NaN or infinite: the weights have diverged.
-    """
-    logits = logits.astype(np.float64)
-    if not np.isfinite(logits.max()):
-        raise ValueError("generate: the model's logits are not finite; its weights have diverged or are damaged")
-    if temperature == 0:
-        return int(logits.argmax())
-    order = np.argsort(-logits, kind="stable")[:top_k]  # likeliest first
-    scaled = (logits[order] - logits[order[0]]) / temperature
-    probability = np.exp(scaled)
-    probability /= probability.sum()
-    if top_p is not None:
-        before = np.cumsum(probability) - probability  # the probability of all likelier tokens
-        kept = before < top_p
-        order, probability = order[kept], probability[kept] / probability[kept].sum()
-    return int(rng.choice(order, p=probability))
+
+def ends_of(model: Any, end: End) -> frozenset[int]:
+    """The tokens that end a text."""
+    if end is None:
+        end = model.end_token if has_encoder(model) else ()
+    return frozenset([int(end)] if isinstance(end, (int, np.integer)) else map(int, end or ()))
+
+
+def begin(model: Any, prompts: Sequence[Sequence[int]], rows: int) -> tuple[Decoder, list[list[int]]]:
+    """A Decoder for so many rows that has read the sources, if the prompts are those, and what its texts begin with."""
+    if not has_encoder(model):
+        return borrow(model, sizes_for(model, rows, max(map(len, prompts)))), [list(prompt) for prompt in prompts]
+    decoder = borrow(model, sizes_for(model, rows, 1, prompts))
+    decoder.encode(prompts)
+    return decoder, [[model.start_token] for _ in range(rows)]
+
+
+class _Texts:
+    """Texts in the making, all of the same number of new tokens but for those that have ended."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        rngs: list[np.random.Generator],
+        max_tokens: int,
+        ends: frozenset[int],
+    ):
+        self.model, self.prompts, self.sampling, self.rngs, self.ends = model, prompts, sampling, rngs, ends
+        self.modules = list(model.modules())
+        self.left = max_tokens
+        self.made: list[list[int]] = [[] for _ in prompts]
+        self.alive = [True] * len(prompts)
+
+    def stream(self, use_cache: bool = True, slides: bool = False) -> Iterator[list[int]]:
+        """One list for each step: the next tokens of those texts that go on."""
+        if not self.left:
+            return
+        self.decoder, texts = begin(self.model, self.prompts, len(self.prompts))
+        self.seen = [set(text) for text in texts]
+        try:
+            yield from self._cached(texts, slides) if use_cache else self._uncached(texts, slides)
+        except GeneratorExit:  # nobody wants the rest. After an error the cache may hold NaN, which no mask hides
+            give_back(self.decoder)
+            raise
+        give_back(self.decoder)
+
+    def _cached(self, texts: list[list[int]], slides: bool) -> Iterator[list[int]]:
+        context, by_device = self.model.context_length, self.sampling.is_argmax
+        with evaluating(self.modules):
+            self.decoder.read(texts)
+        passes, most, began = 1, 1, time.perf_counter()
+        while True:
+            found = self.decoder.likeliest(passes).tolist() if by_device else [self._chosen()]
+            seconds = (time.perf_counter() - began) / passes
+            most = max(1, min(2 * most, MOST_AT_ONCE, int(PAUSE / seconds)))
+            for tokens in found:
+                yield self._take(tokens)
+                if not self.left or not any(self.alive):
+                    return
+            room = self.left if context is None else context - self.decoder.filled
+            began = time.perf_counter()
+            with evaluating(self.modules):
+                if room:
+                    passes = min(most, self.left, room) if by_device else 1
+                    for _ in range(passes):
+                        if self.decoder.is_full:
+                            self.decoder = self.decoder.grown()
+                        self.decoder.step(None if by_device else found[0])
+                elif slides:
+                    passes = 1
+                    self.decoder.read([(texts[0] + self.made[0])[-(context - context // 2) :]])
+                else:
+                    return
+
+    def _uncached(self, texts: list[list[int]], slides: bool) -> Iterator[list[int]]:
+        context, (window,) = self.model.context_length, texts
+        while True:
+            if len(window) > self.decoder.sizes.length:
+                give_back(self.decoder)
+                self.decoder = self.decoder.larger()
+            with evaluating(self.modules):
+                self.decoder.reread(window)
+            tokens = self._chosen()
+            yield self._take(tokens)
+            if not self.left or not any(self.alive):
+                return
+            window = [*window, *tokens]
+            if context is not None and len(window) > context:
+                if not slides:
+                    return
+                window = window[-(context - context // 2) :]
+
+    def _chosen(self) -> list[int]:
+        """The next token of each text by the host, whatever for those that have ended."""
+        logits = self.decoder.logits.numpy()
+        rows = zip(logits, self.alive, self.seen, self.rngs, strict=True)
+        return [self.sampling.choose(row, seen, rng) if alive else 0 for row, alive, seen, rng in rows]
+
+    def _take(self, tokens: Sequence[int]) -> list[int]:
+        """Write the tokens down. Those of the texts that go on, which end tokens do not."""
+        self.left -= 1
+        taken = []
+        for row, token in enumerate(tokens):
+            if not self.alive[row]:
+                continue
+            if token < 0:
+                check_finite(float("nan"))
+            self.alive[row] = token not in self.ends
+            if self.alive[row]:
+                self.made[row].append(token)
+                self.seen[row].add(token)
+                taken.append(token)
+        return taken

@@ -219,6 +219,8 @@ class GPT(LanguageModel):
     def context_length(self) -> int:
         return self.config.block_size
 
+    slides = True  # where the context is full, generation goes on with the newer half of it
+
     # -- checkpoints
 
     @classmethod

@@ -6,7 +6,8 @@ import torch
 from gpt_helpers import BLOCK, SIZES, config, ours, reference
 
 from clgrad import Device, Tensor
-from clgrad.models import GPT, generate, generation
+from clgrad.models import GPT, decoding, generate
+from clgrad.models.sampling import Sampling
 
 PROMPT = [3, 1, 4, 1, 5]
 
@@ -24,13 +25,13 @@ def decoder(model):
 
 def traces(model, cached):
     """How often the passes with the cache, or without, have been traced."""
-    return sum(run.run.traces for (known, _), run in decoder(model).passes.items() if known == cached)
+    return sum(run.traces for name, run in decoder(model).passes.items() if name.startswith("_extend") == cached)
 
 
 @pytest.mark.parametrize("chunk", [64, 5, 1])
 @pytest.mark.parametrize("prompt", [[2], PROMPT, list(range(BLOCK)), list(range(BLOCK + 8))])
 def test_with_and_without_the_cache_the_tokens_are_the_same(device, chunk, prompt, monkeypatch):
-    monkeypatch.setattr(generation, "CHUNK", chunk)  # 64 is more than the block, 5 does not divide it
+    monkeypatch.setattr(decoding, "CHUNK", chunk)  # 64 is more than the block, 5 does not divide it
     model = ours(reference(std=1.0), device)
     options = dict(max_tokens=3 * BLOCK, temperature=1.0, seed=1)
     cached = list(generate(model, prompt, **options))
@@ -129,7 +130,8 @@ LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32))
 
 def frequencies(draws=8000, temperature=1.0, top_k=None, top_p=None):
     rng = np.random.default_rng(0)
-    tokens = [generation.sample(LOGITS, temperature, top_k, top_p, rng) for _ in range(draws)]
+    sampling = Sampling(temperature, top_k, top_p)
+    tokens = [sampling.choose(LOGITS, (), rng) for _ in range(draws)]
     return np.bincount(tokens, minlength=len(LOGITS)) / draws
 
 
@@ -155,13 +157,13 @@ def test_tokens_are_drawn_with_the_probabilities_asked_for(options, expected):
 def test_top_p_stops_as_soon_as_the_probability_is_reached():
     rng = np.random.default_rng(0)
     even = np.zeros(4, np.float32)
-    assert {generation.sample(even, 1.0, None, 0.5, rng) for _ in range(50)} == {0, 1}
+    assert {Sampling(top_p=0.5).choose(even, (), rng) for _ in range(50)} == {0, 1}
 
 
 def test_logits_that_are_not_finite_are_refused():
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="diverged"):
-            generation.sample(np.array([0.0, bad], np.float32), 1.0, None, None, np.random.default_rng(0))
+            Sampling().choose(np.array([0.0, bad], np.float32), (), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
