@@ -350,12 +350,15 @@ class Body:
     def _padded(self, node: Node, path: Path) -> int:
         source = node.src[0]
         inner = path.then("pad", node.arg, source)
+        view = inner.view(source.shape)
+        zero = node.dtype.type(0).item()
+        if view.mask is not None and any(lo >= hi for lo, hi in view.mask):  # nothing of it is seen from here
+            return self._emit("const", (), zero, node.dtype)
         value = self._value(source, inner)
         if self.instrs[value].op in ("load", "iota", "random") and _only_moved(source, self.stored):
             return value  # such a read gives 0 outside its mask by itself
-        inside = self._emit("valid", (), inner.view(source.shape), _BOOL)
-        zero = self._emit("const", (), node.dtype.type(0).item(), node.dtype)
-        return self._emit("where", (inside, value, zero), None, node.dtype)
+        inside = self._emit("valid", (), view, _BOOL)
+        return self._emit("where", (inside, value, self._emit("const", (), zero, node.dtype)), None, node.dtype)
 
     def _gather(self, node: Node, path: Path) -> int:
         table, index = node.src

@@ -41,7 +41,7 @@ from ..engine.device import Device
 from ..engine.jit import jit
 from ..engine.tensor import Tensor
 from . import strategies
-from .gradients import TOLERANCE, GradientError, NotCheckable, NotDifferentiable, gradcheck, gradgradcheck
+from .gradients import TOLERANCE, GradientError, NotCheckable, NotDifferentiable, Rough, gradcheck, gradgradcheck
 from .modes import computed, distance, largest, unfused, values_and_gradients
 from .reference import against_reference
 from .report import program
@@ -247,6 +247,8 @@ def _differences(case: Case, part: str, tolerance: float) -> None:
         call = f"{checks[part].__name__}(fn, *inputs)"
         lines = [call] if part == "second" else _shown(error)
         raise Failed(part, str(error), case, lines, "float64") from None
+    except Rough as error:
+        raise NotDifferentiable(str(error), -1, []) from None
     except NotCheckable as error:
         raise Failed(part, str(error), case, [f"{checks[part].__name__}(fn, *inputs)"], "float64") from None
 

@@ -105,6 +105,7 @@ def _level(along: Callable[[float], np.ndarray], here: np.ndarray, h: float) -> 
     near = along(h / 2), along(-h / 2)
     moved = far[0] != far[1]
     magnitude = sum(float(np.abs(part[moved]).sum()) for part in (*far, here)) / 3
+    still = float(np.abs(here[~moved]).sum())  # what does not move may do so by less than its last place
     pairs = ((far, h), (near, h / 2))
     central = [float((plus - minus).sum()) / (2 * step) for (plus, minus), step in pairs]
     sides = float((here - near[1]).sum()) * 2 / h, float((near[0] - here).sum()) * 2 / h
@@ -112,7 +113,7 @@ def _level(along: Callable[[float], np.ndarray], here: np.ndarray, h: float) -> 
     value = (4 * central[1] - central[0]) / 3
     if not np.isfinite([value, magnitude, *bends]).all():
         return None
-    noise = ROUNDING * EPS * magnitude / h
+    noise = EPS * (ROUNDING * magnitude + still) / h
     return _Level(value, bends[1], noise, bends[1] <= 0.6 * bends[0] + noise, sides)
 
 

@@ -62,6 +62,11 @@ class NotCheckable(AssertionError):
     """The function cannot be differenced: it is not deterministic, not finite, or not computed in float64."""
 
 
+class Rough(NotCheckable):
+    """Too much rounding at this point: all of the function is computed in less than float64, or its slope is so small
+    here that the rounding inside it hides it. Other points tell which."""
+
+
 @dataclass
 class Function:
     """A function of Tensors as one of float64 arrays, and which of its arguments are differentiated."""
@@ -304,9 +309,10 @@ def _not_smooth(function: Function, position: int, failed: dict[tuple[int, ...],
     value = float(function.values[function.floats.index(position)][at])
     where = f"input {position} at {list(at)}, where it is {value!r}"
     if found.kind == "rough":
-        raise NotCheckable(
+        raise Rough(
             f"{where}: the values jump about by more than float64 rounds; is part of fn computed in float32 or less, "
-            "or random? (integers and halves inside fn have no useful differences)"
+            "or random? (integers and halves inside fn have no useful differences.) If not, rounding inside fn hides "
+            "its slope here: choose another value"
         )
     if found.kind == "stairs":
         raise NotDifferentiable(f"{where}: rounding inside fn is as large as its slope", position, list(failed))
