@@ -6,7 +6,7 @@ One family a file: `module` (the tree), `layers`, `activations`, `convolution`, 
 """
 
 from ..engine.recompute import checkpoint
-from . import functional, init, optim, schedule, state, utils
+from . import amp, functional, init, optim, schedule, state, utils
 from .activations import (
     CELU,
     ELU,
@@ -157,6 +157,7 @@ __all__ = [
     "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
+    "amp",
     "checkpoint",
     "functional",
     "init",

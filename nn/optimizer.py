@@ -11,7 +11,7 @@ without a gradient for some steps), and the state exists before the first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -144,24 +144,33 @@ class Optimizer:
                 p.grad = None if set_to_none or p.grad is None else Tensor.zeros_like(p)
 
     @Tensor.no_grad()
-    def step(self) -> None:
-        """Update every parameter that has a gradient, and compute the new values (under jit, the replay does)."""
+    def step(self, allowed: Optional[Tensor] = None) -> None:
+        """Update every parameter that has a gradient, and compute the new values (under jit, the replay does).
+
+        Where `allowed`, a 0-d Tensor of bool, is False, everything stays as it was, the state included.
+        """
         depend(self, "signature")
         changed = []
         for group, group_bundles in zip(self.param_groups, self._bundles, strict=True):
-            group.step.assign(group.step + 1)
+            before = group.step.detach()
+            group.step.assign(before + 1)
             changed.append(group.step)
             context = self._prepare(group)
             for bundle in group_bundles:
-                changed += self._step_bundle(bundle, group, context)
+                changed += self._step_bundle(bundle, group, context, allowed)
+            if allowed is not None:
+                group.step.assign(allowed.to(before.device).where(group.step, before))
         Tensor.realize_all(changed)
 
-    def _step_bundle(self, bundle: Bundle, group: ParamGroup, context: Any) -> list[Tensor]:
+    def _step_bundle(
+        self, bundle: Bundle, group: ParamGroup, context: Any, allowed: Optional[Tensor] = None
+    ) -> list[Tensor]:
         """Update those of a bundle's parameters that have a gradient. Returns what changed."""
         live = [p for p in bundle.params if p.grad is not None]
         if not live:
             return []
         whole = len(live) == len(bundle.params)
+        before = {name: flat.detach() for name, flat in bundle.state.items()}
         # Halves are updated in float32 and rounded once: in them a small eps is 0 and a small step is none.
         dtype = accumulator(live[0].dtype)
         state = {name: flat.cast(dtype) for name, flat in bundle.state.items()}
@@ -179,6 +188,11 @@ class Optimizer:
                 flat.assign(
                     join([old if p.grad is None else next(fresh) for p, old in zip(bundle.params, kept, strict=True)])
                 )
+        if allowed is not None:
+            allowed = allowed.to(new.device)
+            new = allowed.where(new, join(live).cast(dtype))
+            for name, flat in bundle.state.items():
+                flat.assign(allowed.where(flat, before[name]))
         for p, part in zip(live, parts(new, live), strict=True):
             p.assign(part)
         return [*live, *bundle.state.values()]
