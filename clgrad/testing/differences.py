@@ -45,6 +45,7 @@ class _Level(NamedTuple):
     value: float
     bend: float  # how much the slopes of the two sides differ
     noise: float  # what of all this may be rounding
+    still: float  # the slope of outputs that do not move, if they do so by one rounding
     straightens: bool  # whether the bend goes with the step
     sides: tuple[float, float]
 
@@ -69,7 +70,7 @@ def _slope(along: Callable[[float], np.ndarray], expected: float, tolerance: flo
         size = max(abs(level.value), abs(known))
         smooth = level.straightens or level.bend <= tolerance * size + level.noise
         # Rounding is granted to the first step, where it is least; smaller ones count as long as it does not matter.
-        granted = level.noise if not levels else 0.0 if level.noise <= tolerance * size else -np.inf
+        granted = level.noise + level.still if not levels else 0.0 if level.noise <= tolerance * size else -np.inf
         if smooth and abs(level.value - expected) <= tolerance * size + granted:
             return Slope("agrees", level.value, tolerance * size + max(granted, 0.0), level.sides)
         if levels and level.noise > 1e-4 * size:
@@ -105,7 +106,7 @@ def _level(along: Callable[[float], np.ndarray], here: np.ndarray, h: float) -> 
     near = along(h / 2), along(-h / 2)
     moved = far[0] != far[1]
     magnitude = sum(float(np.abs(part[moved]).sum()) for part in (*far, here)) / 3
-    still = float(np.abs(here[~moved]).sum())  # what does not move may do so by less than its last place
+    still = EPS * float(np.abs(here[~moved]).sum()) / h
     pairs = ((far, h), (near, h / 2))
     central = [float((plus - minus).sum()) / (2 * step) for (plus, minus), step in pairs]
     sides = float((here - near[1]).sum()) * 2 / h, float((near[0] - here).sum()) * 2 / h
@@ -113,8 +114,8 @@ def _level(along: Callable[[float], np.ndarray], here: np.ndarray, h: float) -> 
     value = (4 * central[1] - central[0]) / 3
     if not np.isfinite([value, magnitude, *bends]).all():
         return None
-    noise = EPS * (ROUNDING * magnitude + still) / h
-    return _Level(value, bends[1], noise, bends[1] <= 0.6 * bends[0] + noise, sides)
+    noise = ROUNDING * EPS * magnitude / h
+    return _Level(value, bends[1], noise, still, bends[1] <= 0.6 * bends[0] + noise, sides)
 
 
 def _alike(levels: list[_Level]) -> bool:
