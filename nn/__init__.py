@@ -6,7 +6,7 @@ One family a file: `module` (the tree), `layers`, `activations`, `convolution`, 
 """
 
 from ..engine.recompute import checkpoint
-from . import amp, functional, init, optim, schedule, state, utils
+from . import amp, distill, functional, init, lora, optim, prune, schedule, state, utils
 from .activations import (
     CELU,
     ELU,
@@ -159,9 +159,12 @@ __all__ = [
     "TransformerEncoderLayer",
     "amp",
     "checkpoint",
+    "distill",
     "functional",
     "init",
+    "lora",
     "optim",
+    "prune",
     "schedule",
     "state",
     "utils",
