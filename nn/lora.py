@@ -1,8 +1,8 @@
 """LoRA: fine-tuning by small matrices beside frozen layers.
 
 A layer's weight W stays as it is, and what is trained is a product of two thin matrices that is added to it:
-y = x Wᵀ + b + (alpha / rank) x Aᵀ Bᵀ, with A (rank, in) random and B (out, rank) zero at first, so that the model starts
-as it was. (Hu et al., arXiv 2106.09685; the names are those of their checkpoints.)
+y = x Wᵀ + b + (alpha / rank) x Aᵀ Bᵀ, with A (rank, in) random and B (out, rank) zero at first, so that the model
+starts as it was. (Hu et al., arXiv 2106.09685; the names are those of their program.)
 
 >>> from clgrad import nn
 >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
