@@ -2,6 +2,7 @@
 
 from .bart import Bart, BartConfig
 from .base import PretrainedModel, from_pretrained
+from .beam import beam_search
 from .bert import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification
 from .generation import generate, generate_batch, stop_at
 from .gpt import GPT, GPTConfig
@@ -34,6 +35,7 @@ __all__ = [
     "T5Encoder",
     "Transformer",
     "TransformerConfig",
+    "beam_search",
     "from_pretrained",
     "generate",
     "generate_batch",
