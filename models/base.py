@@ -26,6 +26,8 @@ from ..engine.tensor import Tensor
 from .huggingface import Checkpoint, PathLike, listed, open_checkpoint, write_checkpoint
 
 NOTHING = re.compile(r"(?!)")
+LARGEST_SIZE = 2**24  # of the integers in a config.json: positions, of which some models have ten million
+LARGEST_FLOAT = 1e30
 
 # What the attention of one block does with its new keys and values (B, H, T, D) when earlier ones are kept: it gives
 # back all keys and values (B, H, S, D), and a bool mask that broadcasts to (B, 1, T, S) of what each query may see.
@@ -58,9 +60,7 @@ class PretrainedModel(nn.Module):
     fixed: ClassVar[dict[str, Any]] = {}  # keys of config.json that change the result -> the value that is computed
     prefix: ClassVar[str] = ""  # of the bare model's names inside the model with a head, "transformer."
     ignored: ClassVar[re.Pattern[str]] = NOTHING  # searched in a checkpoint's names: what is no weight of this model
-    fresh: ClassVar[re.Pattern[str]] = (
-        NOTHING  # matched with own names: heads that a checkpoint may lack
-    )
+    fresh: ClassVar[re.Pattern[str]] = NOTHING  # matched with own names: heads that a checkpoint may lack
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # published name -> the options of its Config
 
     # -- configuration
@@ -75,7 +75,10 @@ class PretrainedModel(nn.Module):
         for field, (key, default) in cls.fields.items():
             options[field] = value = content.get(key, default)
             if not _same_kind(value, default):
-                raise ValueError(f"{key} is {str(value)[:80]!r}, and must be a {type(default).__name__}")
+                raise ValueError(f"{key} is {str(value)[:80]!r}, and must be of type {type(default).__name__}")
+            fine = 0 <= value < LARGEST_FLOAT if isinstance(default, float) else not _huge(value)
+            if not fine:
+                raise ValueError(f"{key} is {str(value)[:80]}, and no model has such a number")
         return cls.Config(**options)
 
     @classmethod
@@ -127,6 +130,10 @@ class PretrainedModel(nn.Module):
         shapes = {name: shape for name, shape in checkpoint.shapes().items() if not cls.ignored.search(name)}
         try:
             config = cls.config_from(checkpoint.config)
+            if unknown := overrides.keys() - vars(config).keys():
+                raise ValueError(
+                    f"there is no option {listed(map(repr, unknown))}; there are {', '.join(vars(config))}"
+                )
             config = dataclasses.replace(config, **overrides)
             for field in dataclasses.fields(config):  # as many modules as there are arrays, at most, are built
                 value = getattr(config, field.name)
@@ -195,6 +202,10 @@ def _same_kind(value: Any, default: Any) -> bool:
     if default is None or type(value) is type(default):
         return True
     return isinstance(default, float) and type(value) is int
+
+
+def _huge(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not abs(value) < LARGEST_SIZE
 
 
 def classes(base: type[PretrainedModel] = PretrainedModel) -> Iterator[type[PretrainedModel]]:

@@ -184,11 +184,11 @@ def _entry(name: str, content: Any) -> Entry:
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise ValueError(f"{name!r}: {str(numbers)[:80]} is no list of sizes")
-    if len(shape) > LARGEST_RANK or len(offsets) != 2:
-        raise ValueError(f"{name!r} has {len(shape)} dimensions and {len(offsets)} offsets")
+    if not isinstance(dtype, str) or len(shape) > LARGEST_RANK or len(offsets) != 2:
+        raise ValueError(f"{name!r} has dtype {str(dtype)[:80]}, {len(shape)} dimensions and {len(offsets)} offsets")
     start, end = offsets
-    wanted = math.prod(shape) * ITEM_SIZES.get(dtype, 0) if isinstance(dtype, str) else -1
-    if start > end or (wanted != end - start and dtype in ITEM_SIZES) or wanted < 0:
+    length = math.prod(shape) * ITEM_SIZES.get(dtype, 0)  # of a dtype that only others know, nothing is known
+    if start > end or (length != end - start and dtype in ITEM_SIZES):
         raise ValueError(f"{name!r} has bytes {start} to {end} for shape {tuple(shape)} of {dtype}")
     return Entry(dtype, tuple(shape), start, end)
 
