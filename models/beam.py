@@ -20,7 +20,7 @@ UNLIKELY = np.float32(-1e9)  # the score of what is not there
 
 
 class Text(NamedTuple):
-    """A text that was found, without its prompt and its end token, and its log-probability, which the length divides."""
+    """What was found, without its prompt and end token, and its log-probability, which the length divides."""
 
     tokens: list[int]
     score: float
@@ -132,7 +132,7 @@ class _Search:
         return [parents[place] for place in going], [tokens[place] for place in going]
 
     def _is_settled(self, best: np.float32) -> bool:
-        """Whether no text that goes on, `best` being the score of the best one, will be better than those that ended."""
+        """Whether no text that goes on, the best one with the score `best`, will be better than those that ended."""
         if len(self.done) < self.beams:
             return False
         if self.early is True:
