@@ -18,7 +18,7 @@ import numpy as np
 
 from ..dtypes import DType, accumulator, float16, float32, float64, is_bool, is_float, is_half, is_int
 from ..kernel import Custom
-from ..packing import PACKINGS
+from ..packing import HALF_AT, PACKINGS
 from . import custom
 from .single import SINGLE_HELPERS, SINGLE_NEEDS
 
@@ -256,11 +256,12 @@ int index_ok_{T}({T} index, ulong rows, __global int *report, int code) {
 """,
     "unaligned": "typedef {T}{W} {T}{W}_at __attribute__((aligned({BYTES})));\n",  # a vector at any element
 } | SINGLE_HELPERS | {packing.helper: packing.opencl for packing in PACKINGS.values()}
+HELPERS["half_at"] = HALF_AT
 CUSTOM: dict[str, str] = {}  # helpers that come from the user: the names of their operations
 HELPER_NEEDS = SINGLE_NEEDS | {
     "double_to_half": ("round_half",),
     "random_word": ("philox",),
-}
+} | {packing.helper: ("half_at",) for packing in PACKINGS.values()}
 
 _SATURATE = """\
 {T} {name}({S} x) {{
