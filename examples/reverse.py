@@ -20,7 +20,7 @@ import numpy as np
 
 from clgrad import Tensor, jit, nn
 from clgrad.models import Transformer, TransformerConfig, generate_batch
-from clgrad.nn.schedule import inverse_sqrt_with_warmup
+from clgrad.nn.schedule import cosine_with_warmup
 
 PADDING, START, END, FIRST = 0, 1, 2, 3  # tokens; the letters begin at FIRST
 IGNORED = -100  # a target that does not count
@@ -69,7 +69,7 @@ def train(letters: int, steps: int, size: int, rate: float, warmup: int, width: 
     rng, started = np.random.default_rng(0), time.perf_counter()
     for i in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = inverse_sqrt_with_warmup(i, max_lr=rate, warmup_iters=warmup)
+            group["lr"] = cosine_with_warmup(i, max_lr=rate, min_lr=rate / 100, warmup_iters=warmup, decay_iters=steps)
         loss = step(*(Tensor(array, device=device) for array in batch(rng, size, letters)))
         if i % max(1, steps // 10) == 0 or i == steps - 1:
             print(f"step {i:5}  loss {loss.item():.4f}  {time.perf_counter() - started:6.1f} s", flush=True)
@@ -110,7 +110,8 @@ def draw(model: Transformer, text: str, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(argv: Sequence[str] | None = None) -> float:
+def main(argv: Sequence[str] | None = None) -> tuple[Transformer, float]:
+    """The trained model, and its share of exact matches."""
     parser = argparse.ArgumentParser(description="The transformer of 2017 learns to write strings backwards.")
     parser.add_argument("--letters", type=int, default=20, help="the most letters of a string")
     parser.add_argument("--steps", type=int, default=3000)
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     if options.plot:
         draw(model, "attention"[: options.letters], options.plot)
         print(f"wrote {options.plot}")
-    return share
+    return model, share
 
 
 if __name__ == "__main__":
