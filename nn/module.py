@@ -21,6 +21,7 @@ from typing import Any, Optional, Self, Union
 import numpy as np
 
 from ..backends.dtypes import is_float
+from ..engine.device import Device
 from ..engine.tensor import Tensor
 from ..engine.trace import depend
 
@@ -34,6 +35,7 @@ class Module:
     """The base of every layer. Subclasses write `forward`; calling the module calls it."""
 
     training: bool = True
+    _place: Optional[str] = None  # the device that arguments are moved to
     buffer_names: tuple[str, ...] = ()  # Tensors that never become parameters: statistics
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -41,7 +43,13 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         depend(self, "training")  # a trace holds for the mode that it was made in
+        if self._place is not None:
+            args = tuple(self._moved(value) for value in args)
+            kwargs = {name: self._moved(value) for name, value in kwargs.items()}
         return self.forward(*args, **kwargs)
+
+    def _moved(self, value: Any) -> Any:
+        return value.to(self._place) if isinstance(value, Tensor) and self._place is not None else value
 
     # -- the tree
 
@@ -132,6 +140,15 @@ class Module:
         for _, tensor in _unique(self._named_tensors()):
             tensor.to_(device)
         return self
+
+    def place(self, device: str) -> Self:
+        """Move this module to `device`, and from now on every Tensor that it is called with.
+
+        So the layers of one model lie on several devices: what one gives crosses to where the next one is, and the
+        gradient crosses back.
+        """
+        self._place = Device.canonical(device)
+        return self.to(device)
 
     def train(self, mode: bool = True) -> Self:
         """Set `training`, which Dropout and its like obey, throughout the tree."""

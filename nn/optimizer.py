@@ -46,6 +46,15 @@ class ParamGroup(dict):
                 self.learning_rate.assign(value)
         super().__setitem__(key, value)
 
+    def on(self, device: str) -> ParamGroup:
+        """This group with its Tensors on `device`, for parameters that are there."""
+        if device == self.learning_rate.device == self.step.device:
+            return self
+        other = ParamGroup.__new__(ParamGroup)
+        dict.update(other, self)
+        other.learning_rate, other.step = self.learning_rate.to(device), self.step.to(device)
+        return other
+
 
 class Bundle:
     """Parameters that are updated as one, and their state: one flat Tensor for each name."""
@@ -155,9 +164,13 @@ class Optimizer:
             before = group.step.detach()
             group.step.assign(before + 1)
             changed.append(group.step)
-            context = self._prepare(group)
+            contexts: dict[str, tuple[ParamGroup, Any]] = {}  # of each device
             for bundle in group_bundles:
-                changed += self._step_bundle(bundle, group, context, allowed)
+                device = bundle.params[0].device
+                if device not in contexts:
+                    there = group.on(device)
+                    contexts[device] = there, self._prepare(there)
+                changed += self._step_bundle(bundle, *contexts[device], allowed)
             if allowed is not None:
                 group.step.assign(allowed.to(before.device).where(group.step, before))
         Tensor.realize_all(changed)

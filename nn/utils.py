@@ -27,14 +27,15 @@ def clip_grad_norm_(parameters: Union[Tensor, Iterable[Tensor]], max_norm: float
         return Tensor(0.0)
     together = bundles(gradients)
     flat = [join(bundle) for bundle in together]
+    device = flat[0].device  # where the sums of gradients on several devices meet
     if norm_type == math.inf:
-        total = reduce(Tensor.maximum, [g.abs().max() for g in flat])
+        total = reduce(Tensor.maximum, [g.abs().max().to(device) for g in flat])
     elif norm_type == 2:
-        total = reduce(Tensor.__add__, [g.square().sum() for g in flat]).sqrt()
+        total = reduce(Tensor.__add__, [g.square().sum().to(device) for g in flat]).sqrt()
     else:
-        total = reduce(Tensor.__add__, [g.abs().pow(norm_type).sum() for g in flat]).pow(1 / norm_type)
+        total = reduce(Tensor.__add__, [g.abs().pow(norm_type).sum().to(device) for g in flat]).pow(1 / norm_type)
     scale = (max_norm / (total + 1e-6)).minimum(1.0)
     for bundle, joined in zip(together, flat, strict=True):
-        for gradient, part in zip(bundle, parts(joined * scale, bundle), strict=True):
+        for gradient, part in zip(bundle, parts(joined * scale.to(joined.device), bundle), strict=True):
             gradient.assign(part)
     return total
