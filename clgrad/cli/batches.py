@@ -6,7 +6,7 @@ batches have about as many tokens. An epoch is all batches once, in an order dra
 
 >>> buckets = Buckets([3, 9, 4, 16, 2], batch_size=1, block_size=16, seed=1)
 >>> sorted((width, sorted(set(rows.tolist()))) for rows, width in map(buckets.batch, [1, 2, 3]))
-[(4, [0, 2, 4]), (16, [1]), (16, [3])]
+[(4, [0, 2, 4]), (12, [1]), (16, [3])]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-SHARES = (4, 2, 1)  # the buckets' widths are block_size over these
+EIGHTHS = (2, 3, 4, 6, 8)  # of block_size: the buckets' widths
 
 
 class Buckets:
@@ -25,7 +25,7 @@ class Buckets:
     def __init__(self, lengths: Sequence[int], *, batch_size: int, block_size: int, seed: int):
         """Every length must be at most `block_size`, and there must be one at least."""
         self.seed = seed
-        width_of = np.array(sorted({-(-block_size // share) for share in SHARES}))
+        width_of = np.array(sorted({-(-block_size * part // 8) for part in EIGHTHS}))
         bucket = np.searchsorted(width_of, np.asarray(lengths))
         self.members = [(np.flatnonzero(bucket == i), int(width)) for i, width in enumerate(width_of)]
         self.members = [(rows, width) for rows, width in self.members if len(rows)]

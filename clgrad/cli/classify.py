@@ -13,6 +13,7 @@ from ..models.bert import BertForSequenceClassification
 from .batches import Buckets, padded
 from .config import TrainConfig
 from .corpora import Corpus, Row, read_labelled
+from .generate import forward, print_labels, probabilities
 from .mlm import BertTask
 from .task import IGNORED, Arrays, Measured
 
@@ -78,36 +79,26 @@ class Classify(BertTask):
         for rows, count, width in self.buckets[1].once():
             yield Measured(self.arrays([self.rows[1][i] for i in rows], count, width), len(rows))
 
-    def loss(self, x: Tensor, mask: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        return self.smoothed(self.model(x, mask=mask)[0], y)
+    def logits(self, x: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self.model(x, mask=mask)[0], y
 
-    def measure(self, x: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        logits = self.model(x, mask=mask)[0]
-        real = (y >= 0).cast("float32")
-        right = (logits.argmax(-1).cast("int32") == y).cast("float32") * real
-        return logits.cross_entropy(y), right.sum() / real.sum()
+    def measure(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """The loss, and the share that is right."""
+        right = (logits.argmax(-1).cast("int32") == targets).cast("float32")  # none of IGNORED is
+        return *super().measure(logits, targets), right.sum() / (targets != IGNORED).cast("float32").sum()
 
     # -- what is shown
-
-    def probabilities(self, text: str) -> np.ndarray:
-        ids = self.cut(text)
-        device = next(iter(self.model.parameters())).device
-        with Tensor.no_grad():
-            logits = self.model(Tensor(np.array([ids], np.int32), device=device))[0]
-            return logits.softmax(-1).numpy()[0]
 
     def show(self) -> None:
         print("\ntexts that validate, their labels, and what it says:\n")
         for text, label in self.validation[:SHOWN]:
-            found = self.probabilities(text)
+            found = probabilities(forward(self.model, self.cut(text)))
             best = int(found.argmax())
             print(f"  {label}: {self.labels[best]} ({found[best]:.0%})  {' '.join(text.split())[:70]!r}")
 
     def answer(self, prompt: str, **options: Any) -> None:
         """Print the labels and their probabilities, the likeliest first."""
-        found = self.probabilities(prompt)
-        for i in np.argsort(-found, kind="stable"):
-            print(f"{found[i]:7.2%}  {self.labels[i]}")
+        print_labels(self.model, self.cut(prompt), self.labels)
 
     def more(self) -> str:
         return f"--prompt {shlex.quote(' '.join(self.validation[0][0].split())[:60])}"

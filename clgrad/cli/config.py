@@ -23,6 +23,7 @@ Value = bool | int | float | str
 
 TASKS = ("lm", "translate", "classify", "mlm")
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class TrainConfig:
     beta2: float = 0.99
     weight_decay: float = 0.1  # of matrices; biases, gains and the like never decay
     grad_clip: float = 1.0  # largest norm of all gradients together; 0: do not clip
+    precision: str = "float32"  # of the forward and backward pass; parameters and updates are float32
     label_smoothing: float = 0.0  # the share of each target that all others get; validation knows none of it
     eval_interval: int = 250
     eval_iters: int = 20  # batches in one evaluation
@@ -59,7 +61,7 @@ class TrainConfig:
     beams: int = 1  # of the translations at the end; 1 is greedy
 
     def __post_init__(self) -> None:
-        for name, valid in (("task", TASKS), ("schedule", SCHEDULES)):
+        for name, valid in (("task", TASKS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in valid:
                 raise UsageError(unknown(name, getattr(self, name), valid))
         counts = ("batch_size", "accumulate", "max_iters", "eval_interval", "eval_iters", "checkpoint_interval")
@@ -85,8 +87,8 @@ PRESETS: dict[str, dict[str, Value]] = {
     "nanogpt-gpu": LARGE | dict(batch_size=64, max_iters=5000, eval_iters=200),
     # The other tasks, in sizes that two CPU cores train in minutes.
     "translate": dict(
-        task="translate", n_layer=3, n_head=4, n_embd=128, block_size=32, dropout=0.1, vocab_size=4000, batch_size=64,
-        max_iters=6000, learning_rate=2e-3, warmup_iters=600, schedule="inverse_sqrt", beta2=0.98, weight_decay=0.0,
+        task="translate", n_layer=3, n_head=4, n_embd=128, block_size=32, dropout=0.1, vocab_size=4000, batch_size=16,
+        max_iters=9000, learning_rate=1.5e-3, warmup_iters=400, schedule="inverse_sqrt", beta2=0.98, weight_decay=0.0,
         label_smoothing=0.1, eval_interval=500,
     ),
     "classify": dict(
@@ -102,7 +104,7 @@ PRESETS: dict[str, dict[str, Value]] = {
 }  # fmt: skip
 
 # What must not change when a run is resumed; the text may be named anew, since its hash is checked.
-FIXED_ON_RESUME = {"task", "preset", "tokenizer", "held_out", "out", "seed", "batch_size", "accumulate"}
+FIXED_ON_RESUME = {"task", "preset", "tokenizer", "held_out", "out", "seed", "batch_size", "accumulate", "precision"}
 
 
 def train_fields() -> dict[str, type]:

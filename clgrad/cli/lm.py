@@ -89,13 +89,8 @@ class LanguageModel(Task):
         for number in range(self.config.eval_iters):
             yield Measured(self._batch(self.validation, number, EVALUATION), 1)
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        if self.config.label_smoothing:
-            return self.smoothed(self.model(x)[0], y)
-        return self.model(x, y)[1]
-
-    def measure(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return (self.model(x, y)[1],)
+    def logits(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self.model(x)[0], y
 
     # -- what is kept and shown
 

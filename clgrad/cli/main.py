@@ -87,17 +87,28 @@ def make_parser() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     trainer = commands.add_parser(
         "train",
-        help="train a character GPT, or resume a run",
-        description="Train a character GPT on a text (Shakespeare unless --data says otherwise) into a run folder, or "
-        "go on with a run that was stopped. Flags win over --config, which wins over --preset.",
+        help="train a model, or resume a run",
+        description="Train a model into a run folder, or go on with a run that was stopped: a GPT on a text "
+        "(Shakespeare unless --data says otherwise), or what else --task names. Flags win over --config, which wins "
+        "over --preset.",
         allow_abbrev=False,
     )
     add_train_flags(trainer)
     generator = commands.add_parser(
-        "generate", help="write text with a trained model", description="Write text with the model of a run.",
+        "generate",
+        help="write text with a trained model",
+        description="Write text with a model; of other tasks: translate it, fill in its masks, find its label.",
         allow_abbrev=False,
-    )  # fmt: skip
+    )
     add_generate_flags(generator)
+    talker = commands.add_parser(
+        "chat",
+        help="talk with the model of a GGUF file",
+        description="Talk with the model of a GGUF file, whose chat template says how. Lines are read from the "
+        "terminal or a pipe, and answers come as they are made.",
+        allow_abbrev=False,
+    )
+    add_chat_flags(talker)
     lister = commands.add_parser(
         "devices",
         help="list the devices and try each",
@@ -114,23 +125,32 @@ def make_parser() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     )
     tuner.add_argument("--device", default="CL", help="CL, CL:1, ... (see clgrad devices; default: CL)")
     tuner.set_defaults(run=run_tune)
-    return parser, {"train": trainer, "generate": generator, "devices": lister, "tune": tuner}
+    return parser, {"train": trainer, "generate": generator, "chat": talker, "devices": lister, "tune": tuner}
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
-    from .config import PRESETS, all_fields, field_defaults
+    from .config import PRECISIONS, PRESETS, SCHEDULES, all_fields, field_defaults
 
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--config", metavar="FILE.toml", help="read fields from a TOML file")
     helps = dict(
         preset=f"one of {', '.join(PRESETS)}",
-        data="a UTF-8 text file; its first 90 %% train, the rest validates (default: Shakespeare's plays)",
+        task="lm (go on with a text), translate, classify, mlm (find hidden tokens)",
+        data="a UTF-8 text file, whose first 90 %% train (default: Shakespeare's plays); translate: source, tab, "
+        "target on each line, or Debian's trans-de-en; classify: label, tab, text, or a folder of texts for each label",
+        tokenizer="char, bpe (learnt from the data), or the file of a tokenizer (default: char for lm, else bpe)",
+        held_out="of translate and classify: how many pairs or texts validate",
+        accumulate="batches whose gradients make one update",
+        schedule=f"one of {', '.join(SCHEDULES)}",
+        precision=f"one of {', '.join(PRECISIONS)}",
+        label_smoothing="the share of each target that all others get",
+        beams="of the translations at the end; 1 is greedy",
         device="NUMPY, CL, CL:1, ... (see clgrad devices)",
         out="the new run folder (default: runs/PRESET)",
-        vocab_size="follows from the text",
+        vocab_size="of a BPE to be learnt; with characters it follows from the text",
         weight_decay="of matrices only",
         grad_clip="the largest norm of all gradients together; 0 does not clip",
-        min_lr="where the cosine ends, at max_iters",
+        min_lr="where cosine and line end, at max_iters",
         sample_tokens="the length of the sample at the end",
     )
     defaults = field_defaults() | {"vocab_size": ""} | PRESETS["shakespeare"]
@@ -147,15 +167,39 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_generate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="a run folder of clgrad train")
-    parser.add_argument("--prompt", default="\n", help="the text to go on from (default: a line break)")
-    parser.add_argument("--max-tokens", type=int, default=300, metavar="N", help="how many characters (default: 300)")
+    parser.add_argument(
+        "folder", metavar="RUN", help="a run folder of clgrad train, a folder of Hugging Face's, or a .gguf file"
+    )
+    parser.add_argument(
+        "--prompt", default="\n", help="the text to go on from, to translate, to label (default: a line break)"
+    )
+    parser.add_argument("--max-tokens", type=int, default=300, metavar="N", help="how many at most (default: 300)")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: 0.8)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest characters")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest that together have P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="draw from those of P times the likeliest's share")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: less of what was said (default: 1)"
+    )
+    parser.add_argument(
+        "--beams", type=int, default=1, metavar="N", help="search for the best text, N at a time, instead of drawing"
+    )
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before it; may come again")
     parser.add_argument("--seed", type=int, help="of the draws (default: different every time)")
     parser.add_argument("--device", default="auto", help="NUMPY, CL, CL:1, ... (see clgrad devices)")
     parser.set_defaults(run=run_generate)
+
+
+def add_chat_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.gguf", help="a model that was made for chats")
+    parser.add_argument("--system", metavar="TEXT", help="what the model is told before everything")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="of one answer (default: 512)")
+    parser.add_argument("--temperature", type=float, default=0.2, metavar="T", help="0 is greedy (default: 0.2)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument("--top-p", type=float, default=0.9, metavar="P", help="from those that together have P (0.9)")
+    parser.add_argument("--seed", type=int, help="of the draws (default: different every time)")
+    parser.add_argument("--device", default="auto", help="NUMPY, CL, CL:1, ... (see clgrad devices)")
+    parser.set_defaults(run=run_chat)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -177,19 +221,22 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_generate(options: argparse.Namespace) -> None:
     from .devices import choose_device
-    from .generate import complete, load_run
+    from .generate import opened
 
-    model, vocabulary = load_run(Path(options.folder), choose_device(options.device))
-    complete(
-        model,
-        vocabulary,
-        options.prompt,
-        options.max_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+    if options.beams < 1:
+        raise UsageError(f"--beams must be at least 1, not {options.beams}")
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "beams", "stop")
+    answer = opened(Path(options.folder), choose_device(options.device))
+    answer(options.prompt, **{name: getattr(options, name) for name in names})
+
+
+def run_chat(options: argparse.Namespace) -> None:
+    from .chat import chat
+    from .devices import choose_device
+
+    names = ("system", "max_tokens", "seed", "temperature", "top_k", "top_p")
+    chosen = {name: getattr(options, name) for name in names}
+    chat(Path(options.file), choose_device(options.device), **chosen)
 
 
 def run_devices(options: argparse.Namespace) -> None:

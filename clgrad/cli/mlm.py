@@ -14,9 +14,8 @@ from ..models.masking import mask_tokens
 from .config import TrainConfig
 from .data import EVALUATION, TRAIN_FRACTION, TRAINING, Text, batch, load_text, split
 from .errors import UsageError
+from .generate import LIKELIEST, fill_masks, forward
 from .task import Arrays, Measured, Task, generator
-
-LIKELIEST = 3  # guesses for a masked token that are shown
 
 
 class BertTask(Task):
@@ -108,20 +107,15 @@ class MaskedLanguageModel(BertTask):
         for number in range(self.config.eval_iters):
             yield Measured(self._batch(self.validation, number, EVALUATION), 1)
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        if self.config.label_smoothing:
-            return self.smoothed(self.model(x)[0], y)
-        return self.model(x, y)[1]
-
-    def measure(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return (self.model(x, y)[1],)
+    def logits(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self.model(x)[0], y
 
     # -- what is shown
 
     def show(self) -> None:
         x, y = self._batch(self.validation, 0, EVALUATION)
         print("\ntokens of the validation text that were hidden, and what it makes of them:\n")
-        guesses = self.guesses(x[:1])[0]
+        guesses = np.argsort(-forward(self.model, x[0]), axis=-1, kind="stable")[:, :LIKELIEST]
         for place in np.flatnonzero(y[0] >= 0)[:8]:
             before, hidden, after = (
                 self.tokenizer.decode(np.where(y[0] >= 0, y[0], x[0])[part])
@@ -130,23 +124,9 @@ class MaskedLanguageModel(BertTask):
             likely = ", ".join(repr(self.tokenizer.decode([token])) for token in guesses[place])
             print(f"  {before!r} [{hidden!r}] {after!r}: {likely}")
 
-    def guesses(self, x: np.ndarray) -> np.ndarray:
-        """The likeliest tokens at each place of x (B, T), (B, T, LIKELIEST)."""
-        device = next(iter(self.model.parameters())).device
-        with Tensor.no_grad():
-            logits = self.model(Tensor(x.astype(np.int32), device=device))[0].numpy()
-        return np.argsort(-logits, axis=-1, kind="stable")[..., :LIKELIEST]
-
     def answer(self, prompt: str, **options: Any) -> None:
         """Print the prompt with every [MASK] filled in, and the likeliest for each."""
-        if "[MASK]" not in prompt:
-            raise UsageError("this run fills in masks: write [MASK] in the prompt, where a token is to be found")
-        ids = np.array(self.cut(prompt))
-        guesses = self.guesses(ids[None])[0]
-        filled = np.where(ids == self.special("[MASK]"), guesses[:, 0], ids)
-        print(self.tokenizer.decode(filled))
-        for place in np.flatnonzero(ids == self.special("[MASK]")):
-            print(f"  {', '.join(repr(self.tokenizer.decode([token])) for token in guesses[place])}")
+        fill_masks(self.model, self.tokenizer, self.cut(prompt))
 
     def more(self) -> str:
         text = self.tokenizer.decode(self.validation[:12]).strip()

@@ -149,12 +149,8 @@ class Task:
         """The batches of an evaluation, the same ones every time."""
         raise NotImplementedError
 
-    def loss(self, *arrays: Tensor) -> Tensor:
-        """The loss of a batch, to be differentiated."""
-        raise NotImplementedError
-
-    def measure(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        """For each of `measures`, its mean over a batch of `evaluation`."""
+    def logits(self, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model makes of a batch (..., V), and the targets (...), integers of which `IGNORED` do not count."""
         raise NotImplementedError
 
     def show(self) -> None:
@@ -212,10 +208,14 @@ class Task:
         self.model.save_pretrained(folder)
         self.tokenizer.save(folder / "tokenizer.json")
 
-    def smoothed(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (..., V) with targets (...), label smoothing included."""
+    def objective(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss to be differentiated: cross-entropy, label smoothing included."""
         smoothing = self.config.label_smoothing
         return cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), label_smoothing=smoothing)
+
+    def measure(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """For each of `measures`, its mean over a batch of `evaluation`."""
+        return (cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)),)
 
 
 def generator(*numbers: int) -> np.random.Generator:

@@ -49,6 +49,7 @@ class Run:
         self.optimizer = nn.optim.AdamW(
             parameter_groups(self.model, train.weight_decay), lr=train.learning_rate, betas=(train.beta1, train.beta2)
         )
+        self.scaler = nn.amp.GradScaler(device=train.device) if train.precision == "float16" else None
         self.step, self.evaluation_step = jit(self._step), jit(self._evaluation_step)
         self.first, self.more, self.update = jit(self._first), jit(self._gradients), jit(self._update)
 
@@ -66,18 +67,32 @@ class Run:
 
     def _gradients(self, *arrays: Tensor) -> Tensor:
         """Add to the gradients what a batch has to say, divided by how many batches there are."""
-        loss = self.task.loss(*arrays)
-        (loss / self.config.accumulate if self.config.accumulate > 1 else loss).backward()
+        loss = self.task.objective(*self._logits(*arrays))
+        share = loss / self.config.accumulate if self.config.accumulate > 1 else loss
+        (self.scaler.scale(share) if self.scaler else share).backward()
         return loss
 
+    def _logits(self, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.precision == "float32":
+            return self.task.logits(*arrays)
+        with nn.amp.cast(self.model, self.config.precision):
+            logits, targets = self.task.logits(*arrays)
+        return logits.float(), targets
+
     def _update(self) -> None:
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
         if self.config.grad_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
 
     @Tensor.no_grad()
     def _evaluation_step(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        return self.task.measure(*arrays)
+        return self.task.measure(*self.task.logits(*arrays))
 
     def train_once(self, iteration: int, learning_rate: float) -> tuple[list[Tensor], int]:
         """The update of `iteration`, counted from 1: the losses of its batches, not read yet, and their tokens."""
@@ -214,6 +229,8 @@ class Run:
         arrays = {f"model.{name}": tensor for name, tensor in self.model.named_parameters()}
         for number, state in self.optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+        if self.scaler:
+            arrays |= {f"scaler.{name}": tensor for name, tensor in self.scaler.state_dict().items()}
         return arrays
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
@@ -225,6 +242,8 @@ class Run:
             number, _, key = name.partition(".")
             state.setdefault(int(number), {})[key] = array
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        if self.scaler:
+            self.scaler.load_state_dict(checkpoint.part("scaler."))
         self.iteration = checkpoint.state["iteration"]
 
     def finish(self) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import Tensor, nn
 from ..models import generate_batch
+from ..models.beam import beam_search
 from ..models.transformer import Transformer, TransformerConfig
 from .batches import Buckets, padded
 from .bleu import bleu, nearest
@@ -52,7 +53,7 @@ class Translate(Task):
                 num_heads=o["n_head"],
                 d_ff=4 * o["n_embd"],
                 dropout=o["dropout"],
-                label_smoothing=self.config.label_smoothing,
+                label_smoothing=min(self.config.label_smoothing, 0.99),
                 pad_token_id=self.special("<pad>"),
                 decoder_start_token_id=self.special("<s>"),
                 eos_token_id=self.special("</s>"),
@@ -125,17 +126,14 @@ class Translate(Task):
             arrays = self.arrays([self.rows[1][i] for i in rows], count, width)
             yield Measured(arrays, int((arrays[3] != IGNORED).sum()))
 
-    def loss(self, source: Tensor, real: Tensor, target_in: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
-        return self.model(source, target_in, targets, real)[1]
-
-    def measure(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        return (self.loss(*arrays),)
+    def logits(self, source: Tensor, real: Tensor, target_in: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self.model(source, target_in, source_mask=real)[0], y
 
     # -- what is shown
 
-    def translate(self, sentences: list[str], most: int = 0) -> list[str]:
-        """Translations of at most `most` tokens (0: twice the block), greedy or by beam search as `beams` says."""
-        found = [""] * len(sentences)
+    def translate(self, sentences: list[str], beams: int, most: int = 0) -> list[str]:
+        """Translations of at most `most` tokens (0: twice the block), greedy or by beam search."""
+        found, most = [""] * len(sentences), most or 2 * self.block
         ids = [self.tokenizer.encode(sentence)[: 2 * self.block] + [self.special("</s>")] for sentence in sentences]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # those of one batch should end together
         for start in range(0, len(ids), TOGETHER):
@@ -143,21 +141,18 @@ class Translate(Task):
             sources = [ids[i] for i in part]
             # Every batch has as many rows, so that all find the same traces.
             filled = sources + [sources[-1]] * (min(TOGETHER, len(ids)) - len(sources))
-            for i, tokens in zip(part, self._translate(filled, most or 2 * self.block)):
+            if beams > 1:
+                texts = [beam_search(self.model, source, most, beams)[0].tokens for source in sources]
+            else:
+                texts = generate_batch(self.model, filled, most, temperature=0)
+            for i, tokens in zip(part, texts):
                 found[i] = self.tokenizer.decode(tokens).strip()
         return found
-
-    def _translate(self, sources: list[list[int]], most: int) -> list[list[int]]:
-        if self.config.beams > 1:
-            from ..models.beam import beam_search
-
-            return [beam_search(self.model, ids, most, self.config.beams)[0] for ids in sources]
-        return generate_batch(self.model, sources, most, temperature=0)
 
     def show(self) -> None:
         sources, references = [a for a, _ in self.validation], [b for _, b in self.validation]
         began = time.perf_counter()
-        found = self.translate(sources)
+        found = self.translate(sources, self.config.beams)
         seconds = time.perf_counter() - began
         close = [self.training[i] for i in nearest([a for a, _ in self.training], sources)]
         scores = {
@@ -182,10 +177,10 @@ class Translate(Task):
             nn.state.atomic_write(folder / "translations.tsv", "".join(lines).encode("utf-8"))
             nn.state.atomic_write(folder / "bleu.json", (json.dumps(scores, indent=2) + "\n").encode())
 
-    def answer(self, prompt: str, **options: Any) -> None:
-        """Print the translation of each line of the prompt."""
+    def answer(self, prompt: str, max_tokens: int = 0, beams: int = 1, **options: Any) -> None:
+        """Print the translation of each line of the prompt: the likeliest, never drawn."""
         for line in prompt.splitlines():
-            print(self.translate([line], options.get("max_tokens", 0))[0] if line.strip() else "")
+            print(self.translate([line], beams, max_tokens)[0] if line.strip() else "", flush=True)
 
     def more(self) -> str:
         return f"--prompt {shlex.quote(self.validation[0][0])}"
