@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from clgrad import Tensor
+from clgrad.models.generation import generate, generate_batch
 
 IGNORED = -100
 
@@ -109,3 +110,39 @@ def change(folder, **options):
     """Change options of the config.json in `folder`; None removes one."""
     content = json.loads((folder / "config.json").read_text()) | options
     (folder / "config.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def texts_of_torch(reference, sources, end, most, **options):
+    """What transformers makes of sources of different lengths, without start and end token."""
+    width = max(map(len, sources))
+    tokens = torch.tensor([[*source, *[0] * (width - len(source))] for source in sources])
+    mask = torch.tensor([[1] * len(source) + [0] * (width - len(source)) for source in sources])
+    options |= dict(max_new_tokens=most, do_sample=False, eos_token_id=end, forced_eos_token_id=None)
+    found = reference.generate(tokens, attention_mask=mask, **options)[:, 1:].tolist()
+    return [text[: text.index(end)] if end in text else text for text in found]
+
+
+def lively(reference, last_norm):
+    """Weights with which it does not say one token for ever, which the head likes best whose weight is the embedding's:
+    layers that weigh more than the embeddings, and a last normalisation of random signs."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, p in reference.named_parameters():
+            if p.ndim > 1 and "shared" not in name and "relative" not in name:
+                p.mul_(2)
+        last_norm.weight.normal_()
+    return reference
+
+
+def assert_same_greedy_texts(model, reference):
+    """Alone and in a batch; without an end, and with one of the tokens that came as the end."""
+    sources = [row[:length].tolist() for row, length in zip(batch(model.config.vocab_size)[0], (14, 9, 3), strict=True)]
+    never, most = model.config.vocab_size, 12
+    whole = texts_of_torch(reference, sources, never, most)
+    text = max(whole, key=lambda text: len(set(text)))
+    assert len(set(text)) > 3 and len(set(map(tuple, whole))) == len(sources)
+    assert generate_batch(model, sources, most, temperature=0.0, end=never) == whole
+    end = max(text, key=text.index)  # the token that comes last for the first time
+    ended = texts_of_torch(reference, sources, end, most)
+    assert ended != whole
+    assert [list(generate(model, source, most, temperature=0.0, end=end)) for source in sources] == ended

@@ -7,10 +7,12 @@ import torch
 import transformers
 from seq2seq_helpers import (
     assert_same_dropouts,
+    assert_same_greedy_texts,
     assert_same_logits,
     assert_same_training,
     batch,
     change,
+    lively,
     load,
     logits_of,
     logits_of_torch,
@@ -148,6 +150,12 @@ def test_presets_have_the_published_sizes():
 def test_bad_sizes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_greedy_texts_equal_transformers(device):
+    model = reference()
+    lively(model, model.model.decoder.layers[-1].final_layer_norm)
+    assert_same_greedy_texts(ours(model, device), model)
 
 
 # -- checkpoints

@@ -7,10 +7,12 @@ import torch
 import transformers
 from seq2seq_helpers import (
     assert_same_dropouts,
+    assert_same_greedy_texts,
     assert_same_logits,
     assert_same_training,
     batch,
     change,
+    lively,
     load,
     logits_of,
     logits_of_torch,
@@ -25,8 +27,8 @@ SIZES = dict(
     d_model=12,
     d_kv=6,  # the heads together are wider than the model
     d_ff=20,
-    num_layers=2,
-    num_decoder_layers=3,
+    num_layers=3,
+    num_decoder_layers=2,
     num_heads=3,
     relative_attention_num_buckets=8,
     relative_attention_max_distance=9,  # the longest batch reaches beyond
@@ -131,6 +133,13 @@ def test_bad_sizes_are_refused(call, message):
         call()
 
 
+@both_versions
+def test_greedy_texts_equal_transformers(device, options):
+    model = reference(**options)
+    lively(model, model.decoder.final_layer_norm)
+    assert_same_greedy_texts(ours(model, device, **options), model)
+
+
 # -- checkpoints
 
 
@@ -204,8 +213,8 @@ def test_the_encoder_alone_is_read_from_its_own_and_from_whole_checkpoints(tmp_p
     [
         (dict(model_type="bart"), "model_type is 'bart'"),
         (dict(d_model=16), r"has shape .*12.* in the file, .*16.* in the model"),
-        (dict(num_layers=3), "missing encoder.block.2"),
-        (dict(num_decoder_layers=2), "unexpected decoder.block.2"),
+        (dict(num_layers=4), "missing encoder.block.3"),
+        (dict(num_decoder_layers=1), "unexpected decoder.block.1"),
         (dict(num_decoder_layers=10**9), "num_decoder_layers is 1000000000"),
         (dict(num_decoder_layers="many"), "num_decoder_layers is 'many'"),
         (dict(feed_forward_proj="gated-mish"), "'gated-mish'"),
