@@ -98,17 +98,21 @@ class Decoder:
         self.source_lengths.assign(np.array([len(source) for source in sources], np.int32))
         self._run(self._encode)
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Begin anew, with one prompt a row. The shorter ones are padded on the left."""
+    def read(self, prompts: Sequence[Sequence[int]], known: int = 0) -> None:
+        """Begin anew, with one prompt a row. The shorter ones are padded on the left.
+
+        The first `known` tokens of a single prompt are those that were read before; whole chunks of them are kept.
+        """
         width = max(len(prompt) for prompt in prompts)
         table = np.zeros((len(prompts), width), np.int32)
         for row, prompt in zip(table, prompts, strict=True):
             row[width - len(prompt) :] = prompt
         if self.padding is not None:
             self.padding.assign(np.array([width - len(prompt) for prompt in prompts], np.int32))
-        self.start.assign(np.zeros((), np.int32))
         length = 1 if width == 1 else self.chunk
-        for first in range(0, width, length):
+        known = 0 if self.cache.ring else known // self.chunk * self.chunk
+        self.start.assign(np.array(known, np.int32))
+        for first in range(known, width, length):
             part = table[:, first : first + length]
             self.last.assign(np.array(part.shape[1] - 1, np.int32))
             self.tokens[length].assign(np.pad(part, ((0, 0), (0, length - part.shape[1]))))

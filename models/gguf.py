@@ -13,7 +13,7 @@ package `tokenizers`.
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -45,8 +45,10 @@ NAMES = {
 ROPE_FACTORS = "rope_freqs.weight"  # what the frequencies are divided by: Llama 3.1's stretched context
 
 
-def from_pretrained(path: PathLike, packed: bool = True, device: Optional[str] = None, **overrides: Any) -> Llama:
-    """The Llama of a GGUF file, in evaluation mode.
+def from_pretrained(
+    path: Union[PathLike, GGUF], packed: bool = True, device: Optional[str] = None, **overrides: Any
+) -> Llama:
+    """The Llama of a GGUF file, which may be open already, in evaluation mode.
 
     Args:
         packed: whether packed weights stay so; otherwise they become float32, which takes six times the memory.
@@ -55,7 +57,7 @@ def from_pretrained(path: PathLike, packed: bool = True, device: Optional[str] =
     Raises FileNotFoundError, and ValueError for a damaged file, another architecture, options that Llama does not
     compute, and tensors that are missing, left over or of another shape.
     """
-    file = GGUF(path)
+    file = path if isinstance(path, GGUF) else GGUF(path)
     try:
         config = config_from(file, **overrides)
         model = Llama(config)
@@ -228,13 +230,13 @@ LONGEST_PIECE = 256  # characters of a token; a hostile file's could have millio
 CONTROL, OWN_WORD = 3, 4  # token types: special tokens, and words that are never cut
 
 
-def tokenizer_from(path: PathLike) -> SubwordTokenizer:
+def tokenizer_from(path: Union[PathLike, GGUF]) -> SubwordTokenizer:
     """The tokenizer inside a GGUF file.
 
     Raises FileNotFoundError, ImportError without the package tokenizers, and ValueError for a damaged file, kinds of
     tokenizers that are not read, and one that does not belong to the model.
     """
-    file = GGUF(path)
+    file = path if isinstance(path, GGUF) else GGUF(path)
     try:
         tokenizer = _tokenizer(file)
         if "token_embd.weight" in file.tensors:

@@ -1,0 +1,197 @@
+"""Talking with a model: its chat template, and a conversation whose earlier turns are not read again.
+
+    template = ChatTemplate.of(GGUF(path))
+    conversation = Conversation(model, tokenizer, template)
+    for piece in conversation.answer("What is the capital of France?"):
+        print(piece, end="", flush=True)
+
+A template is a program in Jinja that turns messages into text. It comes with the model, so it is run in Jinja's sandbox
+and within bounds. Without the package jinja2 the one form that most models share is written out here: ChatML.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Optional
+
+import numpy as np
+
+from .decoding import borrow, evaluating, sizes_for
+from .gguf_file import GGUF
+from .sampling import Sampling
+from .tokenizers import Tokenizer, stream
+
+Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
+
+LONGEST_TEMPLATE, LONGEST_TEXT = 1 << 18, 1 << 22  # characters of a template, and of what it makes
+LARGEST_NUMBER = 1 << 20  # what a template may multiply by
+ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>")  # besides the tokenizer's own
+
+
+class ChatTemplate:
+    """Messages to the text that the model continues as the assistant.
+
+    `source` is the Jinja program; `tokens` the texts of special tokens that it may name, "bos_token" and "eos_token".
+    """
+
+    def __init__(self, source: str, tokens: Optional[dict[str, str]] = None):
+        if len(source) > LONGEST_TEMPLATE:
+            raise ValueError(f"the chat template has {len(source):,} characters; {LONGEST_TEMPLATE:,} make sense")
+        self.source, self.tokens = source, tokens or {}
+
+    @classmethod
+    def of(cls, file: GGUF) -> ChatTemplate:
+        """The template in a GGUF file. Raises ValueError if there is none: the model was not made for chats."""
+        source = file.metadata.get("tokenizer.chat_template")
+        if not isinstance(source, str):
+            raise ValueError(
+                f"{file.path} has no chat template; use clgrad generate for models that only continue texts"
+            )
+        words = file.metadata.get("tokenizer.ggml.tokens")
+        tokens = {}
+        for name in ("bos", "eos"):
+            number = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+            if isinstance(words, list) and type(number) is int and 0 <= number < len(words):
+                tokens[f"{name}_token"] = words[number]
+        return cls(source, tokens)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text up to where the assistant's next message begins.
+
+        Raises ValueError for a template that is damaged, goes beyond the bounds or refuses the messages, ImportError
+        for one other than ChatML without the package jinja2.
+        """
+        try:
+            import jinja2
+            import jinja2.sandbox
+        except ImportError as error:
+            return _chatml(self.source, messages, error)
+        environment = _sandbox(jinja2)
+        try:
+            parts, length = [], 0
+            for part in environment.from_string(self.source).generate(
+                messages=list(messages), add_generation_prompt=True, **self.tokens
+            ):
+                parts.append(part)
+                length += len(part)
+                if length > LONGEST_TEXT:
+                    raise ValueError(f"it makes more than {LONGEST_TEXT:,} characters")
+            return "".join(parts)
+        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"the chat template cannot be used: {error}") from None
+
+
+def _sandbox(jinja2: Any) -> Any:
+    class Bounded(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        """A sandbox in which nothing grows by a product; its own limit holds for range()."""
+
+        intercepted_binops = frozenset(("*", "**", "%"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            numbers = [x for x in (left, right) if isinstance(x, (int, float))]
+            if operator == "**" or any(abs(x) > LARGEST_NUMBER for x in numbers):
+                raise jinja2.TemplateRuntimeError(f"{operator} of such operands")
+            sizes = [len(x) for x in (left, right) if isinstance(x, (str, list, tuple))]
+            if operator == "*" and sizes and numbers and sizes[0] * abs(numbers[0]) > LONGEST_TEXT:
+                raise jinja2.TemplateRuntimeError("a text repeated too often")
+            if operator == "%" and sizes:
+                raise jinja2.TemplateRuntimeError("formatting of text by %")
+            return super().call_binop(context, operator, left, right)
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateRuntimeError(message)
+
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return environment
+
+
+def _chatml(source: str, messages: Sequence[Message], error: ImportError) -> str:
+    if "<|im_start|>" not in source or "<|im_end|>" not in source:
+        raise ImportError('the chat template needs jinja2: pip install "clgrad[chat]"') from error
+    turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
+    return "".join(turns) + "<|im_start|>assistant\n"
+
+
+class Conversation:
+    """A model, and what it and the user have said. Keys and values of the text so far are kept.
+
+    Args:
+        system: what the model is told before everything; what the template says unless given.
+        max_tokens: the most tokens of one answer.
+        sampling: see `Sampling`; greedy unless given.
+        seed: of all draws; None differs every time.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        system: Optional[str] = None,
+        max_tokens: int = 512,
+        sampling: Optional[Sampling] = None,
+        seed: Optional[int] = None,
+    ):
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.max_tokens, self.sampling = max_tokens, sampling or Sampling(0.0)
+        self.generator = np.random.default_rng(seed)
+        named = (tokenizer.id_of(name) for name in ENDS)
+        self.ends = {token for token in (tokenizer.eos, *named) if token is not None}
+        self.decoder = borrow(model, sizes_for(model, 1, 1))
+        self.read: list[int] = []  # the tokens whose keys and values the decoder has
+
+    def answer(self, text: str) -> Iterator[str]:
+        """What the model says to `text`, piece by piece. Both join the conversation, as far as the answer was taken.
+
+        Where the context is full, the oldest turns are forgotten. Raises ValueError for a text that alone is too long.
+        """
+        self.messages.append({"role": "user", "content": text})
+        said: list[str] = []
+        try:
+            for piece in stream(self.tokenizer, self._tokens(self._prompt())):
+                said.append(piece)
+                yield piece
+        finally:  # also where the caller stops, or the user interrupts
+            if said:
+                self.messages.append({"role": "assistant", "content": "".join(said).strip()})
+            else:
+                del self.messages[-1]
+
+    def _prompt(self) -> list[int]:
+        """The conversation as tokens, of which the oldest turns go until an answer has room."""
+        context = self.model.context_length
+        room = min(self.max_tokens, context // 2)
+        while True:
+            ids = self.tokenizer.encode(self.template.render(self.messages))
+            if len(ids) + room <= context:
+                return ids
+            first = self.messages[0]["role"] == "system"
+            if len(self.messages) < first + 3:
+                raise ValueError(f"the text takes {len(ids)} tokens; with an answer of {room} the context is {context}")
+            del self.messages[first : first + 2]  # a question and its answer
+
+    def _tokens(self, ids: list[int]) -> Iterator[int]:
+        with evaluating(list(self.model.modules())):
+            while len(ids) > self.decoder.columns:
+                self.decoder = self.decoder.grown()
+            known = len(os.path.commonprefix([self.read, ids[:-1]]))
+            self.read = []  # lest an interrupt leaves it wrong
+            self.decoder.read([ids], known)
+            read, seen = list(ids), set(ids)
+            for count in range(self.max_tokens):
+                token = self.sampling.choose(self.decoder.logits.numpy()[0], seen, self.generator)
+                self.read = read
+                if token in self.ends:
+                    return
+                yield token
+                if count + 1 == self.max_tokens or len(read) >= self.model.context_length:
+                    return
+                if self.decoder.is_full:
+                    self.decoder = self.decoder.grown()
+                self.decoder.step([token])
+                read.append(token)
+                seen.add(token)
