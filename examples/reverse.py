@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Transformer, float]:
     """The trained model, and its share of exact matches."""
     parser = argparse.ArgumentParser(description="The transformer of 2017 learns to write strings backwards.")
     parser.add_argument("--letters", type=int, default=20, help="the most letters of a string")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=64, help="strings a step")
     parser.add_argument("--width", type=int, default=64, help="channels of the model")
     parser.add_argument("--rate", type=float, default=2e-3, help="the largest learning rate")

@@ -239,6 +239,16 @@ class TransformerDecoderLayer(_Layer):
 # --- stacks -----------------------------------------------------------------------------------------------------------
 
 
+def _copies(layer: Module, count: int) -> ModuleList:
+    """Copies that start equal and learn apart. No value is computed for it, as deepcopy by itself would."""
+
+    def copied() -> Module:
+        own = {id(t): t.detach().requires_grad_(t.requires_grad) for t in layer.state_dict().values()}
+        return copy.deepcopy(layer, own)
+
+    return ModuleList(copied() for _ in range(count))
+
+
 class TransformerEncoder(Module):
     """`num_layers` copies of a layer, which start equal, and perhaps a norm; torch.nn.TransformerEncoder's names.
 
@@ -253,7 +263,7 @@ class TransformerEncoder(Module):
         enable_nested_tensor: bool = True,
         mask_check: bool = True,
     ):
-        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
+        self.layers = _copies(encoder_layer, num_layers)
         self.num_layers, self.norm = num_layers, norm
 
     def forward(
@@ -274,7 +284,7 @@ class TransformerDecoder(Module):
     """`num_layers` copies of a layer, which start equal, and perhaps a norm; torch.nn.TransformerDecoder's names."""
 
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Optional[Module] = None):
-        self.layers = ModuleList(copy.deepcopy(decoder_layer) for _ in range(num_layers))
+        self.layers = _copies(decoder_layer, num_layers)
         self.num_layers, self.norm = num_layers, norm
 
     def forward(
