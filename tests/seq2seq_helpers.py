@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from clgrad import Tensor
-from clgrad.models.generation import generate, generate_batch
+from clgrad.models import beam_search, generate, generate_batch
 
 IGNORED = -100
 
@@ -146,3 +146,17 @@ def assert_same_greedy_texts(model, reference):
     ended = texts_of_torch(reference, sources, end, most)
     assert ended != whole
     assert [list(generate(model, source, most, temperature=0.0, end=end)) for source in sources] == ended
+
+
+def assert_same_beams(model, reference):
+    """The best texts of a search, with ends that short texts have and without."""
+    sources = [row[:length].tolist() for row, length in zip(batch(model.config.vocab_size)[0], (14, 5), strict=True)]
+    ends = [model.config.vocab_size, texts_of_torch(reference, sources[:1], model.config.vocab_size, 3)[0][2]]
+    found = []
+    for end in ends:
+        for options in (dict(num_beams=4), dict(num_beams=3, length_penalty=2.0, early_stopping=True)):
+            for source in sources:
+                text = beam_search(model, source, 9, end=end, **options)[0].tokens
+                assert [text] == texts_of_torch(reference, [source], end, 9, **options)
+                found.append(tuple(text))
+    assert len(set(found)) > 2

@@ -6,6 +6,7 @@ import safetensors.numpy
 import torch
 import transformers
 from seq2seq_helpers import (
+    assert_same_beams,
     assert_same_dropouts,
     assert_same_greedy_texts,
     assert_same_logits,
@@ -152,10 +153,12 @@ def test_bad_sizes_are_refused(call, message):
         call()
 
 
-def test_greedy_texts_equal_transformers(device):
+def test_greedy_and_beam_search_equal_transformers(device):
     model = reference()
     lively(model, model.model.decoder.layers[-1].final_layer_norm)
-    assert_same_greedy_texts(ours(model, device), model)
+    mine = ours(model, device)
+    assert_same_greedy_texts(mine, model)
+    assert_same_beams(mine, model)
 
 
 # -- checkpoints

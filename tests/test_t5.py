@@ -6,6 +6,7 @@ import safetensors.numpy
 import torch
 import transformers
 from seq2seq_helpers import (
+    assert_same_beams,
     assert_same_dropouts,
     assert_same_greedy_texts,
     assert_same_logits,
@@ -134,10 +135,12 @@ def test_bad_sizes_are_refused(call, message):
 
 
 @both_versions
-def test_greedy_texts_equal_transformers(device, options):
+def test_greedy_and_beam_search_equal_transformers(device, options):
     model = reference(**options)
     lively(model, model.decoder.final_layer_norm)
-    assert_same_greedy_texts(ours(model, device, **options), model)
+    mine = ours(model, device, **options)
+    assert_same_greedy_texts(mine, model)
+    assert_same_beams(mine, model)
 
 
 # -- checkpoints
