@@ -109,6 +109,16 @@ def make_parser() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
         allow_abbrev=False,
     )
     add_chat_flags(talker)
+    describer = commands.add_parser(
+        "describe",
+        help="show what a published model is made of",
+        description="Every stage of a published size, tokens to probabilities, with shapes and parameters; what "
+        "training takes. No weight is made. Without PRESET, the names of all.",
+        allow_abbrev=False,
+    )
+    describer.add_argument("preset", metavar="PRESET", nargs="?", help="gpt2, bert-base, ..., or a checkpoint's folder")
+    describer.add_argument("--context", type=int, metavar="N", help="tokens to count FLOPs for (default: the most)")
+    describer.set_defaults(run=run_describe)
     lister = commands.add_parser(
         "devices",
         help="list the devices and try each",
@@ -125,7 +135,14 @@ def make_parser() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     )
     tuner.add_argument("--device", default="CL", help="CL, CL:1, ... (see clgrad devices; default: CL)")
     tuner.set_defaults(run=run_tune)
-    return parser, {"train": trainer, "generate": generator, "chat": talker, "devices": lister, "tune": tuner}
+    return parser, {
+        "train": trainer,
+        "generate": generator,
+        "chat": talker,
+        "describe": describer,
+        "devices": lister,
+        "tune": tuner,
+    }
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -237,6 +254,12 @@ def run_chat(options: argparse.Namespace) -> None:
     names = ("system", "max_tokens", "seed", "temperature", "top_k", "top_p")
     chosen = {name: getattr(options, name) for name in names}
     chat(Path(options.file), choose_device(options.device), **chosen)
+
+
+def run_describe(options: argparse.Namespace) -> None:
+    from .describe import print_description
+
+    print_description(options.preset, options.context)
 
 
 def run_devices(options: argparse.Namespace) -> None:
