@@ -7,7 +7,8 @@ import pytest
 from hypothesis import strategies as st
 
 from clgrad import Tensor
-from clgrad.testing import NotDifferentiable, check, fuzz, gradcheck, gradgradcheck
+from clgrad.testing import NotDifferentiable, Sample, check, fuzz, gradcheck, gradgradcheck
+from clgrad.testing.checking import Case, Failed, compare
 from clgrad.testing.modes import computed, distance, values_and_gradients
 from clgrad.testing.reference import weights
 
@@ -55,3 +56,18 @@ def test_values_that_no_longer_move_have_the_slopes_that_their_last_place_allows
 
 def test_check_draws_again_where_rounding_inside_a_function_hides_its_slope():
     check(lambda x, w: (x * w.exp()).tanh(), examples=10, devices=["NUMPY"], parts=("gradient", "second"))
+
+
+def test_a_result_is_as_exact_as_the_coarsest_floats_that_it_is_made_of():
+    def program(a: Tensor) -> Tensor:
+        return a.float().log1p().double()
+
+    case = Case(program, (Sample(np.array([0.75, 3.0])),))
+    exact = np.log1p(np.array([0.75, 3.0]))
+    names = ("one device", "another")
+    compare("devices", case, [exact * (1 + 2.0**-22), np.ones(2)], [exact, np.ones(2)], names, [])
+    with pytest.raises(Failed):
+        compare("devices", case, [exact * (1 + 2.0**-14), np.ones(2)], [exact, np.ones(2)], names, [])
+    with pytest.raises(Failed):
+        plain = Case(lambda a: a.log1p(), (Sample(np.array([0.75, 3.0])),))
+        compare("devices", plain, [exact * (1 + 2.0**-22), np.ones(2)], [exact, np.ones(2)], names, [])

@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 
 from ..backends.base import DeviceError
 from ..backends.dtypes import as_dtype, is_float
+from ..engine import node as nodes
 from ..engine.device import Device
 from ..engine.jit import jit
 from ..engine.tensor import Tensor
@@ -103,6 +104,12 @@ class Case:
     def floats(self) -> bool:
         return any(is_float(s.dtype) and s.numpy().size for s in self.samples)
 
+    def roundings(self) -> list[float]:
+        """For each result the unit of rounding of the coarsest floats that it is made of."""
+        return [
+            max(_eps(node.dtype) for node in nodes.topological([result.node])) for result in self.run(device="NUMPY")
+        ]
+
     def sensitivity(self) -> list[float]:
         """For each result, how much it changes when the inputs change by a part of themselves; inf if it jumps."""
         step = JOLT * max((_eps(s.dtype) for s in self.samples), default=0.0)
@@ -156,6 +163,7 @@ def compare(
             continue
         if a.shape == b.shape and a.dtype == b.dtype:
             sensitivity = sensitivity or case.sensitivity()
+            unit = case.roundings()[number] if eps is None else eps
             if sensitivity[number] == np.inf or gap * largest(b) <= roundings * unit * (
                 largest(b) + sensitivity[number]
             ):
