@@ -106,16 +106,21 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: PathLike, **overrides: Any) -> Self:
-        """A checkpoint as transformers saves it: config.json beside model.safetensors, whole or in shards.
+        """A checkpoint as transformers saves it: config.json beside model.safetensors, whole or in shards; or a GGUF.
 
         Args:
-            path: the folder, or the .safetensors file in it.
+            path: the folder, or the .safetensors file in it; or the .gguf file, whose packed weights stay packed.
             overrides: options of the Config in place of the checkpoint's, such as dropout=0.1 to train on.
 
         Returns the model in evaluation mode, its weights in float32. Raises FileNotFoundError, and ValueError for a
         damaged file, a checkpoint of another architecture or with options that this class does not compute, and arrays
         that are missing, left over or of another shape.
         """
+        if os.fspath(path).endswith(".gguf"):
+            model = from_pretrained(path, **overrides)
+            if not isinstance(model, cls):
+                raise ValueError(f"{os.fspath(path)} holds a {type(model).__name__}, and {cls.__name__} was to be read")
+            return model
         return cls._from_checkpoint(open_checkpoint(path), overrides)
 
     @classmethod
