@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # `engine` or `models` would be stray packages. The tests are about the package that is installed.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
-hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
-hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("quick", max_examples=12, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=12, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("sweep", max_examples=1000, deadline=None)
 
 

@@ -50,6 +50,7 @@ def test_all_primitives_on_opencl_are_their_exact_meaning(cl, examples):
     assert not failures, "\n\n".join(failures)
 
 
+@pytest.mark.sweep  # both are held to the exact meaning above
 @FEW
 @given(examples=cases(*sorted(ELEMENTWISE)))
 def test_the_backends_agree_on_elementwise_primitives(cl, examples):

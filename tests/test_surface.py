@@ -3,7 +3,7 @@
     python -m pytest -n 0 tests/test_surface.py -k softplus
 
 Each entry gets 100 examples and more on each backend; `surface/entry.py` says what an entry promises. On OpenCL every
-example is a kernel or more to be built, so there a run takes an eighth of the entries, another one each day; `--long`
+example is a kernel or more to be built, so there a run takes a sixteenth of the entries, another one each day; `--long`
 takes all.
 """
 
@@ -32,7 +32,7 @@ from clgrad.nn.module import Module
 
 ENTRIES = table()
 LEAST = 100  # examples an entry and backend
-SHARE = 8  # on OpenCL one entry of so many a day
+SHARE = 16  # on OpenCL one entry of so many a day
 TODAY = int(time.time()) // 86400
 ROUNDS = 3
 PATTERNS = {"NUMPY": (6, 3), "CL": (1, 1)}  # of values and of derivatives: on OpenCL each is kernels to be built
@@ -120,7 +120,7 @@ def test_an_entry_is_what_torch_says(device, everything, name, data, seed):
     if device != "NUMPY" and not Device[device].info.features["fp64"]:
         pytest.skip(f"{device} has no float64")
     if device != "NUMPY" and (list(ENTRIES).index(name) + TODAY) % SHARE and not everything:
-        pytest.skip("OpenCL compiles every example: an eighth of the table a day, all of it with --long")
+        pytest.skip("OpenCL compiles every example: a sixteenth of the table a day, all of it with --long")
     count, features = run(entry, device, data.draw, seed, everything)
     assert count >= LEAST, f"{name}: torch refused all but {count} examples"
     # On OpenCL a short run has one of the layouts, another each time; all features are as many kernels more.
