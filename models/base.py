@@ -16,32 +16,34 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Optional, Self, Union
 
 import numpy as np
 
 from .. import nn
 from ..engine.tensor import Tensor
+from ..nn.attention import Past, causal
 from .huggingface import Checkpoint, PathLike, listed, open_checkpoint, write_checkpoint
+
+__all__ = ["Past", "PretrainedModel", "class_for", "classes", "from_pretrained", "visible"]
 
 NOTHING = re.compile(r"(?!)")
 LARGEST_SIZE = 2**24  # of the integers in a config.json: positions, of which some models have ten million
 LARGEST_FLOAT = 1e30
 
-# What the attention of one block does with its new keys and values (B, H, T, D) when earlier ones are kept: it gives
-# back all keys and values (B, H, S, D), and a bool mask that broadcasts to (B, 1, T, S) of what each query may see.
-Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
-
-def visible(tokens: int, mask: Optional[Tensor] = None, window: Optional[int] = None, device: str = "") -> Tensor:
+def visible(
+    tokens: int, mask: Optional[Tensor] = None, window: Optional[int] = None, device: Optional[str] = None
+) -> Tensor:
     """Which keys each query of a whole sequence may see: bool (T, T), or (B, 1, T, T) with a mask.
 
     Those up to its own place, of these the last `window` if there is one, and of these the real ones of `mask` (B, T).
     """
-    place = Tensor.arange(tokens, dtype="int32", device=mask.device if mask is not None else device)  # (T)
-    seen = place <= place.unsqueeze(-1)  # (T, T)
+    device = device if mask is None else mask.device
+    seen = causal(tokens, tokens, device)  # (T, T)
     if window is not None:
+        place = Tensor.arange(tokens, dtype="int32", device=device)  # (T)
         seen = seen & (place > place.unsqueeze(-1) - window)
     return seen if mask is None else seen & mask.unsqueeze(1).unsqueeze(1)  # (B, 1, T, T)
 
@@ -144,7 +146,7 @@ class PretrainedModel(nn.Module):
                 value = getattr(config, field.name)
                 if "layer" in field.name and isinstance(value, int) and value > len(shapes):
                     raise ValueError(f"{field.name} is {value}, and there are {len(shapes)} arrays in all")
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{file}: {error}") from None
         model = cls(config)
         try:
