@@ -38,7 +38,7 @@ class T5Config:
     d_kv: int = 64
     num_heads: int = 8
     num_layers: int = 6
-    num_decoder_layers: Optional[int] = None  # as many as the encoder's, unless given
+    num_decoder_layers: int = 0  # 0: as many as the encoder's
     vocab_size: int = 32128
     feed_forward_proj: str = "relu"  # an activation, or gated- and an activation
     tie_word_embeddings: bool = True
@@ -51,8 +51,7 @@ class T5Config:
     decoder_start_token_id: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_decoder_layers is None:
-            self.num_decoder_layers = self.num_layers
+        self.num_decoder_layers = self.num_decoder_layers or self.num_layers
         for name in ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers", "vocab_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"T5Config: {name} must be at least 1, not {getattr(self, name)}")
@@ -77,10 +76,6 @@ class T5Config:
         return "gelu_new" if self.gated and name == "gelu" else name
 
 
-_FIELDS = {field.name: (field.name, field.default) for field in dataclasses.fields(T5Config)}
-_FIELDS["num_decoder_layers"] = ("num_decoder_layers", 6)
-
-
 def _preset(d_model: int, d_ff: int, d_kv: int, num_heads: int, num_layers: int, **options: Any) -> dict[str, Any]:
     return dict(d_model=d_model, d_ff=d_ff, d_kv=d_kv, num_heads=num_heads, num_layers=num_layers, **options)
 
@@ -102,6 +97,8 @@ PRESETS = {
 
 class Attention(nn.Module):
     """Multi-head attention without biases, whose scores are not divided by sqrt(D)."""
+
+    relative_attention_bias: RelativePositionBias  # in the first self-attention of a stack
 
     def __init__(self, config: T5Config):
         self.num_heads, self.dropout = config.num_heads, config.dropout_rate
@@ -148,13 +145,13 @@ class SelfAttentionLayer(nn.Module):
         """(B, T, C), and what is added to the scores (..., H, T, S), which the first layer makes: -inf if not seen."""
         normed = self.layer_norm(x)
         k, v = self.SelfAttention.memory(normed)  # (B, H, T, D) each
-        queries = Tensor.arange(x.shape[1], dtype="int32", device=x.device)  # (T)
+        keys = queries = Tensor.arange(x.shape[1], dtype="int32", device=x.device)  # (T)
         if past is not None:
             k, v, seen = past(k, v)  # (B, H, S, D), (B, H, S, D), (..., T, S)
-        if bias is None:
             keys = Tensor.arange(k.shape[2], dtype="int32", device=x.device)  # (S)
-            if past is not None:  # a query stands at the last key that it sees
-                queries = seen.where(keys, 0).reshape(-1, len(queries), len(keys)).max((0, 2))
+            # a query stands at the last key that it sees: (T)
+            queries = seen.where(keys, 0).reshape(-1, x.shape[1], k.shape[2]).max((0, 2))
+        if bias is None:
             bias = self.SelfAttention.relative_attention_bias(queries, keys)  # (H, T, S)
             bias = bias if seen is None else seen.where(bias, -math.inf)
         return x + self.dropout(self.SelfAttention(normed, (k, v), bias)), bias
@@ -256,14 +253,14 @@ class _T5(PretrainedModel):
     """What a whole T5 and its encoder alone have in common."""
 
     Config = T5Config
-    fields: ClassVar = _FIELDS
+    fields: ClassVar = {field.name: (field.name, field.default) for field in dataclasses.fields(T5Config)}
     presets: ClassVar = PRESETS
 
     @classmethod
     def config_from(cls, content: dict[str, Any]) -> T5Config:
         # later versions of transformers always write that the head is tied, and mean it if they scale what it gets
         tied = content.get("scale_decoder_outputs", content.get("tie_word_embeddings", True))
-        layers = content.get("num_decoder_layers") or content.get("num_layers", 6)  # null is as many
+        layers = content.get("num_decoder_layers") or 0
         return super().config_from(content | {"tie_word_embeddings": tied, "num_decoder_layers": layers})
 
 

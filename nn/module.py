@@ -210,7 +210,7 @@ class ModuleList(Module):
     def __len__(self) -> int:
         return len(self._modules)
 
-    def __iter__(self) -> Iterator[Module]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._modules)
 
     def __getitem__(self, index: Union[int, slice]) -> Any:
