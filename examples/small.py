@@ -100,7 +100,7 @@ def fit(
     first: int = 0,
 ) -> float:
     """Run `step` on batch after batch. Returns the seconds that it took."""
-    began, jitted = time.perf_counter(), jit(step)
+    began, jitted = time.perf_counter(), step if isinstance(step, jit) else jit(step)
     for i in range(steps):
         rate = nn.schedule.cosine_with_warmup(
             i, max_lr=peak, min_lr=peak / 20, warmup_iters=min(50, steps // 5), decay_iters=steps
