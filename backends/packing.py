@@ -164,10 +164,10 @@ def pack(numbers: np.ndarray, packing: str) -> np.ndarray:
         raise ValueError(f"pack: packs as {', '.join(n for n, p in PACKINGS.items() if p.pack)}, not as {packing!r}")
     numbers = np.asarray(numbers, np.float32)
     nbytes = kind.row_bytes(numbers.shape[-1])
-    blocks = kind.pack(numbers.reshape(-1, kind.elements))
     largest = float(np.abs(numbers).max(initial=0.0))
     if not largest <= 65504.0:  # what a half holds; not NaN either
         raise ValueError(f"{packing}: numbers must be finite and at most 65504 in size, not {largest}")
+    blocks = kind.pack(numbers.reshape(-1, kind.elements))
     return np.ascontiguousarray(blocks).reshape(*numbers.shape[:-1], nbytes)
 
 
