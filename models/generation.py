@@ -205,7 +205,8 @@ def begin(model: Any, prompts: Sequence[Sequence[int]], rows: int) -> tuple[Deco
     if not has_encoder(model):
         return borrow(model, sizes_for(model, rows, max(map(len, prompts)))), [list(prompt) for prompt in prompts]
     decoder = borrow(model, sizes_for(model, rows, 1, prompts))
-    decoder.encode(prompts)
+    with evaluating(list(model.modules())):
+        decoder.encode(prompts)
     return decoder, [[model.start_token] for _ in range(rows)]
 
 

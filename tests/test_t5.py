@@ -21,7 +21,7 @@ from seq2seq_helpers import (
 )
 
 from clgrad import Tensor, models
-from clgrad.models import T5, T5Config, T5Encoder
+from clgrad.models import T5, T5Config, T5Encoder, beam_search
 
 SIZES = dict(
     vocab_size=29,
@@ -141,6 +141,14 @@ def test_greedy_and_beam_search_equal_transformers(device, options):
     mine = ours(model, device, **options)
     assert_same_greedy_texts(mine, model)
     assert_same_beams(mine, model)
+
+
+def test_a_model_in_training_writes_without_dropout():
+    model = ours(reference(), dropout_rate=0.5).train()
+    source = batch(SIZES["vocab_size"])[0][0]
+    while_training = beam_search(model, source, 6, num_beams=2)
+    assert model.training and model.decoder.dropout.training
+    assert while_training == beam_search(model.eval(), source, 6, num_beams=2)
 
 
 # -- checkpoints
