@@ -38,6 +38,7 @@ class BertConfig:
     type_vocab_size: int = 2  # segments
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02  # small models learn sooner from more: attention starts less even
     pad_token_id: Optional[int] = 0
     hidden_dropout_prob: float = 0.1  # of the embeddings and of what each sublayer adds
     attention_probs_dropout_prob: float = 0.1
@@ -85,14 +86,14 @@ PROBLEMS = {
 LARGE = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 
 
-def initialize(module: nn.Module) -> None:
-    """BERT's first values: weights N(0, 0.02²), biases 0, and the padding's row 0."""
+def initialize(module: nn.Module, std: float) -> None:
+    """BERT's first values: weights N(0, std²), biases 0, and the padding's row 0."""
     for child in module.modules():
         if isinstance(child, nn.Embedding):
             with Tensor.no_grad():  # it starts N(0, 1), but for that row
-                child.weight.assign(child.weight * 0.02)
+                child.weight.assign(child.weight * std)
         elif isinstance(child, nn.Linear):
-            nn.init.normal_(child.weight, 0.0, 0.02)
+            nn.init.normal_(child.weight, 0.0, std)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
 
@@ -249,7 +250,7 @@ class Bert(BertPretrained):
         if pooling:
             C = config.hidden_size
             self.pooler = nn.Sequential({"dense": nn.Linear(C, C), "activation": nn.Tanh()})
-        initialize(self)
+        initialize(self, config.initializer_range)
 
     @property
     def context_length(self) -> int:
@@ -309,7 +310,7 @@ class Predictions(nn.Module):
                 "LayerNorm": nn.LayerNorm(C, config.layer_norm_eps),
             }
         )
-        initialize(self)
+        initialize(self, config.initializer_range)
         self.bias = parameter(config.vocab_size)
         self.decoder = nn.Linear(C, config.vocab_size)
         self.decoder.weight, self.decoder.bias = embedding.weight, self.bias
@@ -370,7 +371,7 @@ class BertForSequenceClassification(BertPretrained):
         self.bert = Bert(config)
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.labels))
-        initialize(self.classifier)
+        initialize(self.classifier, config.initializer_range)
 
     def logits(self, tokens: Tensor, mask: Optional[Tensor], segments: Optional[Tensor]) -> Tensor:
         _, pooled = self.bert(tokens, mask, segments)

@@ -78,7 +78,7 @@ class Predictions(nn.Module):
     def __init__(self, config: RobertaConfig, embedding: nn.Embedding):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        initialize(self)
+        initialize(self, config.initializer_range)
         self.bias = parameter(config.vocab_size)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         self.decoder.weight, self.decoder.bias = embedding.weight, self.bias
@@ -106,7 +106,7 @@ class Classifier(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.head_dropout)
         self.out_proj = nn.Linear(config.hidden_size, len(config.labels))
-        initialize(self)
+        initialize(self, config.initializer_range)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_proj(self.dropout(self.dense(self.dropout(x)).tanh()))
