@@ -2,7 +2,7 @@
 
     python examples/two_devices.py                           # CL and CL:1
     python examples/two_devices.py --devices NUMPY CL
-    POCL_DEVICES="cpu cpu" python examples/two_devices.py    # PoCL shows the processor as two devices
+    POCL_DEVICES="pthread pthread" python examples/two_devices.py    # PoCL shows the processor as two devices
 
 Activations cross from one to the other in the forward pass, and their gradients cross back. The same model on one
 device has the same losses.
@@ -40,7 +40,7 @@ def main(
     if not {first, second} <= set(known):
         sys.exit(
             f"there are {', '.join(known)} here, and not both {first} and {second}: pass --devices A B "
-            '(PoCL shows two devices with POCL_DEVICES="cpu cpu")'
+            '(PoCL shows two devices with POCL_DEVICES="pthread pthread")'
         )
     text = read_text(content)
     results = {}
