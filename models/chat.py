@@ -157,7 +157,7 @@ class Conversation:
                 yield piece
         finally:  # also where the caller stops, or the user interrupts
             if said:
-                self.messages.append({"role": "assistant", "content": "".join(said).strip()})
+                self.messages.append({"role": "assistant", "content": "".join(said)})
             else:
                 del self.messages[-1]
 
@@ -165,14 +165,18 @@ class Conversation:
         """The conversation as tokens, of which the oldest turns go until an answer has room."""
         context = self.model.context_length
         room = min(self.max_tokens, context // 2)
+        messages = list(self.messages)
         while True:
-            ids = self.tokenizer.encode(self.template.render(self.messages))
+            ids = self.tokenizer.encode(self.template.render(messages))
             if len(ids) + room <= context:
+                self.messages = messages
                 return ids
-            first = self.messages[0]["role"] == "system"
-            if len(self.messages) < first + 3:
-                raise ValueError(f"the text takes {len(ids)} tokens; with an answer of {room} the context is {context}")
-            del self.messages[first : first + 2]  # a question and its answer
+            first = messages[0]["role"] == "system"
+            if len(messages) < first + 3:
+                raise ValueError(
+                    f"the text takes {len(ids)} tokens, and an answer {room}: more than the context of {context}"
+                )
+            del messages[first : first + 2]  # a question and its answer
 
     def _tokens(self, ids: list[int]) -> Iterator[int]:
         with evaluating(list(self.model.modules())):
