@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clgrad import Tensor, jit, nn
 from clgrad.cli.data import python_topics
+from clgrad.engine.order import in_order
 from clgrad.models import GPT, GPTConfig
 from clgrad.nn import functional as F
 
@@ -127,6 +130,17 @@ def test_checkpointing_cuts_the_memory_of_24_layers_threefold(example):
     for mode in ("eager", "jit"):
         assert found[f"{mode} plain"] >= 3 * found[f"{mode} checkpointed"]
         assert found[f"{mode} difference"] < 1e-5
+
+
+@given(st.data())
+def test_kernels_run_once_and_after_what_they_need(data):
+    count = data.draw(st.integers(1, 8))
+    place = data.draw(st.permutations(range(count)))  # what comes first in the graph need not be what runs first
+    needs = [{j for j in range(count) if place[j] < place[i] and data.draw(st.booleans())} for i in range(count)]
+    reads = [{j: data.draw(st.integers(0, 9)) for j in before} for before in needs]
+    order = in_order(needs, reads, data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count)))
+    assert sorted(order) == list(range(count))
+    assert all(order.index(before) < order.index(job) for job in range(count) for before in needs[job])
 
 
 # --- mixed precision --------------------------------------------------------------------------------------------------
