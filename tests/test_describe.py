@@ -130,7 +130,7 @@ def test_stages_come_in_the_order_of_the_data():
     attention = ["attention: queries, keys, values", "attention: softmax(QKᵀ)V", "attention: output"]
     forward = ["feed-forward", "activation: {}", "feed-forward, back"]
     gpt1 = ["tokenisation", "embedding", "positions", *attention, "normalisation", *forward, "normalisation", "head"]
-    assert stages("gpt1") == [stage.format("gelu") for stage in (*gpt1, "softmax")]
+    assert stages("gpt1") == [stage.format("gelu_new") for stage in (*gpt1, "softmax")]
     gpt2 = ["tokenisation", "embedding", "positions", "normalisation", *attention, "normalisation", *forward]
     assert stages("gpt2") == [stage.format("gelu_new") for stage in (*gpt2, "final normalisation", "head", "softmax")]
 
