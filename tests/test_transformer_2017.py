@@ -12,9 +12,12 @@ import pytest
 import torch
 from seq2seq_helpers import batch
 from torch import nn as torch_nn
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 
 from clgrad import Tensor, models
 from clgrad.models import Transformer, TransformerConfig
+from clgrad.models.beam import beam_search
 from clgrad.models.generation import generate, generate_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")  # torch, of a shortcut that it does not take
@@ -70,8 +73,9 @@ def inputs():
 def test_logits_loss_and_every_gradient_are_those_of_torchs_layers(norm_first, device):
     if device != "NUMPY" and norm_first:
         pytest.skip("post-LN has the same kernels to build, for ten seconds")
-    reference = Reference(norm_first)
-    model = ours(reference, device, norm_first=norm_first)
+    sizes = {} if device == "NUMPY" else dict(encoder_layers=1, decoder_layers=1)  # fewer kernels to build
+    reference = Reference(norm_first, **sizes)
+    model = ours(reference, device, norm_first=norm_first, **sizes)
     source, real, target_in, targets = inputs()
     logits, loss = model(*(Tensor(x, device=device) for x in (source, target_in, targets, real)))
     expected = reference(*(torch.tensor(x) for x in (source, target_in, real)))
@@ -139,21 +143,21 @@ def test_presets_have_as_many_parameters_as_the_paper_counts(name, published):
 # --- reading a target in steps -------------------------------------------------------------------------------------
 
 
-def test_a_target_read_with_a_cache_has_the_logits_of_one_read_whole(device):
-    model = ours(Reference(), device).eval()
+def test_a_target_read_with_a_cache_has_the_logits_of_one_read_whole():
+    model = ours(Reference()).eval()
     source, _, target, _ = (x[:1] for x in inputs())
-    whole = model(Tensor(source, device=device), Tensor(target, device=device))[0].numpy()[0]
-    memories, kept = model.memories(model.encode(Tensor(source, device=device))), {}
+    whole = model(Tensor(source), Tensor(target))[0].numpy()[0]
+    memories, kept = model.memories(model.encode(Tensor(source))), {}
 
     def past(layer, position, k, v):
         k, v = (new if position == 0 else kept[layer][i].cat(new, dim=2) for i, new in enumerate((k, v)))
         kept[layer] = k, v
-        return k, v, Tensor.ones(1, k.shape[2], dtype="bool", device=device)
+        return k, v, Tensor.ones(1, k.shape[2], dtype="bool")
 
     for t in range(3):
         pasts = (lambda k, v, layer=layer, t=t: past(layer, t, k, v) for layer in range(SIZES["decoder_layers"]))
-        where = Tensor(np.array([t], np.int32), device=device)
-        features = model.features(Tensor(target[:, t : t + 1], device=device), where, pasts, memories=memories)
+        where = Tensor(np.array([t], np.int32))
+        features = model.features(Tensor(target[:, t : t + 1]), where, pasts, memories=memories)
         np.testing.assert_allclose(model.logits(features).numpy()[0, 0], whole[t], rtol=0, atol=1e-5)
 
 
@@ -256,26 +260,44 @@ def test_strings_of_twenty_letters_are_learnt(reverse, device):
     assert reverse.main(["--device", device])[1] >= 0.99
 
 
-def greedy(reference, source, most, end):
-    """The likeliest token, one after the other, everything read anew each time."""
-    row, text = torch.tensor([source]), [reference.config.decoder_start_token_id]
-    while len(text) <= most:
-        with torch.no_grad():
-            logits = reference(row, torch.tensor([text]), torch.ones_like(row, dtype=torch.bool))
-        text.append(int(logits[0, -1].argmax()))
-        if text[-1] == end:
-            return text[1:-1]
-    return text[1:]
+class Generating(PreTrainedModel, GenerationMixin):
+    """torch's layers under transformers' generate, reading everything anew for each token."""
+
+    config_class = PretrainedConfig
+
+    def __init__(self, reference, source):
+        super().__init__(PretrainedConfig(vocab_size=reference.config.vocab_size))
+        self.reference, self.source = reference, torch.tensor([source])
+
+    def prepare_inputs_for_generation(self, input_ids, **_):
+        return {"input_ids": input_ids}
+
+    def forward(self, input_ids, **_):
+        source = self.source.expand(len(input_ids), -1)
+        return CausalLMOutput(logits=self.reference(source, input_ids, torch.ones_like(source, dtype=torch.bool)))
 
 
-def test_greedy_texts_are_those_of_torchs_layers_alone_and_in_batches(reverse, learnt):
+def text_of_torch(reference, source, most, end, **options):
+    """What transformers writes for a source, without start and end token."""
+    start = torch.tensor([[reference.config.decoder_start_token_id]])
+    options |= dict(max_new_tokens=most, do_sample=False, use_cache=False, eos_token_id=end, pad_token_id=0)
+    text = Generating(reference, source).eval().generate(start, **options)
+    text = text[0, 1:].tolist()
+    return text[: text.index(end)] if end in text else text
+
+
+def test_texts_are_those_that_transformers_writes_with_torchs_layers(reverse, learnt):
+    """Greedy ones, alone and in a batch, and those of beam search."""
     model = learnt[0]
     reference = Reference(**dataclasses.asdict(model.config))
     reference.load_state_dict({name: torch.tensor(t.numpy()) for name, t in model.state_dict().items()})
     sources = [reverse.encode(text) for text in ("abcd", "xy", "jumping")]  # the last is longer than any it has seen
     never, end = model.config.vocab_size, model.config.eos_token_id
-    whole = [greedy(reference, source, 9, never) for source in sources]
+    whole = [text_of_torch(reference, source, 9, never) for source in sources]
     assert len(set(map(tuple, whole))) == 3
     assert generate_batch(model, sources, 9, temperature=0.0, end=never) == whole
     for source in sources:
-        assert list(generate(model, source, 9, temperature=0.0)) == greedy(reference, source, 9, end)
+        assert list(generate(model, source, 9, temperature=0.0)) == text_of_torch(reference, source, 9, end)
+        for penalty in (1.0, -2.0):
+            best = beam_search(model, source, 9, num_beams=3, length_penalty=penalty)[0].tokens
+            assert best == text_of_torch(reference, source, 9, end, num_beams=3, length_penalty=penalty)
