@@ -59,13 +59,14 @@ class BertConfig:
                 f"{self.num_attention_heads}"
             )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if not 0.0 <= (getattr(self, name) or 0.0) < 1.0:
+            value = getattr(self, name) or 0.0
+            if not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
                 raise ValueError(f"{kind}: {name} must be in [0, 1), not {getattr(self, name)}")
         if self.hidden_act not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"{kind}: unknown hidden_act {self.hidden_act!r}; known: {known}")
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(f"{kind}: pad_token_id {self.pad_token_id} is no token of {self.vocab_size}")
+        if self.pad_token_id is not None and self.pad_token_id not in range(self.vocab_size):
+            raise ValueError(f"{kind}: pad_token_id {self.pad_token_id!r} is no token of {self.vocab_size}")
         if not self.labels:
             raise ValueError(f"{kind}: labels must name at least one class")
         if self.problem_type not in (None, *PROBLEMS):
@@ -195,6 +196,7 @@ class BertPretrained(PretrainedModel):
     Config = BertConfig
     config: BertConfig
     fields = {field.name: (field.name, field.default) for field in dataclasses.fields(BertConfig)}
+    fields["pad_token_id"] = ("pad_token_id", None)  # may be null
     fixed = {
         "position_embedding_type": "absolute",
         "is_decoder": False,
@@ -214,7 +216,7 @@ class BertPretrained(PretrainedModel):
         if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
             raise ValueError(f"id2label must name the classes 0, 1, ..., not {str(names)[:80]}")
         labels = tuple(str(names[str(i)]) for i in range(len(names)))
-        return super().config_from(content | {"labels": labels})
+        return super().config_from({"pad_token_id": cls.Config.pad_token_id} | content | {"labels": labels})
 
     @classmethod
     def config_to(cls, config: BertConfig) -> dict[str, Any]:

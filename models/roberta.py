@@ -31,6 +31,8 @@ class RobertaConfig(BertConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pad_token_id is None:
+            raise ValueError("RobertaConfig: pad_token_id must be a token, since positions are counted from it")
         if self.max_position_embeddings <= self.pad_token_id + 1:
             raise ValueError(
                 f"RobertaConfig: max_position_embeddings {self.max_position_embeddings} leaves no position after "
@@ -44,6 +46,7 @@ class RobertaPretrained(BertPretrained):
     Config = RobertaConfig
     config: RobertaConfig
     fields = {field.name: (field.name, field.default) for field in dataclasses.fields(RobertaConfig)}
+    fields["pad_token_id"] = ("pad_token_id", None)
     prefix = "roberta."
     presets = {"roberta-base": {}, "roberta-large": LARGE}
 

@@ -276,6 +276,15 @@ def test_the_checkpoint_of_pretraining_is_read(tmp_path):
     np.testing.assert_allclose(mine(Tensor(tokens), mask=Tensor(mask))[0].numpy(), expected, rtol=0, atol=1e-4)
 
 
+def test_a_model_without_padding_is_read_again(tmp_path):
+    mine = bert.BertForMaskedLM(tiny(pad_token_id=None, initializer_range=0.1))
+    mine.save_pretrained(tmp_path)
+    assert models.from_pretrained(tmp_path).config == mine.config
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["pad_token_id"]
+    assert bert.Bert.config_from(content).pad_token_id == 0, "what BERT has"
+
+
 def tiny(**options):
     return bert.BertConfig(**sizes("bert", **options))
 
@@ -295,6 +304,9 @@ X = [[2, 3, 4]]
         (lambda: tiny(classifier_dropout=1.0), "classifier_dropout must be in"),
         (lambda: tiny(hidden_act="mish"), "unknown hidden_act 'mish'; known: .*gelu"),
         (lambda: tiny(pad_token_id=29), "pad_token_id 29 is no token of 29"),
+        (lambda: tiny(pad_token_id="[PAD]"), r"pad_token_id '\[PAD\]' is no token"),
+        (lambda: tiny(classifier_dropout="a bit"), "classifier_dropout must be in .*a bit"),
+        (lambda: roberta.RobertaConfig(pad_token_id=None), "pad_token_id must be a token"),
         (lambda: tiny(labels=()), "at least one class"),
         (lambda: tiny(problem_type="riddle"), "'riddle'; known: regression"),
         (lambda: roberta.RobertaConfig(max_position_embeddings=2), "leaves no position after pad_token_id 1"),
@@ -318,6 +330,7 @@ def test_bad_sizes_are_refused(call, message):
     [
         (dict(position_embedding_type="relative_key"), "position_embedding_type is 'relative_key'"),
         (dict(is_decoder=True), "is_decoder is True"),
+        (dict(classifier_dropout=[1]), r"config.json: .*classifier_dropout must be in"),
         (dict(id2label={"0": "a", "2": "b"}), "id2label must name the classes"),
         (dict(id2label=["a", "b"]), "id2label must name the classes"),
         (dict(model_type="roberta"), "model_type is 'roberta'"),
