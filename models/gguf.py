@@ -73,7 +73,7 @@ def from_pretrained(
             embedding = model.model.embed_tokens
             if isinstance(embedding, QuantizedEmbedding):
                 columns, rows = embedding.embedding_dim, embedding.num_embeddings
-                model.lm_head = QuantizedLinear(columns, rows, embedding.packing, embedding.weight)
+                replace(model, "lm_head", QuantizedLinear(columns, rows, embedding.packing, embedding.weight))
             else:
                 model.lm_head.weight = embedding.weight
     return model.eval()
@@ -89,7 +89,7 @@ def config_from(file: GGUF, **overrides: Any) -> LlamaConfig:
         value = file.metadata.get(f"llama.{key}", default)
         if value is None:
             raise ValueError(f"llama.{key} is missing")
-        if type(value) is not kind or (kind is float and not isfinite(value)):
+        if type(value) is not kind or (isinstance(value, float) and not isfinite(value)):
             raise ValueError(f"llama.{key} is {str(value)[:60]!r}, and must be one {kind.__name__}")
         return value
 
@@ -269,7 +269,7 @@ def _tokenizer(file: GGUF) -> SubwordTokenizer:
         pairs = [merge.split(" ") for merge in merges] if isinstance(merges, list) else []
         if not pairs or any(len(pair) != 2 for pair in pairs):
             raise ValueError("tokenizer.ggml.merges must hold pairs of tokens with a space between")
-        tokenizer = SubwordTokenizer.byte_level(vocabulary, pairs, special, pattern, eos)  # type: ignore[arg-type]
+        tokenizer = SubwordTokenizer.byte_level(vocabulary, pairs, special, pattern, eos)
     elif kind == "llama":
         tokenizer = _sentencepiece(file, vocabulary, special, eos)
     else:

@@ -21,7 +21,7 @@ Packed weights are buffers: nothing trains them, but gradients go through the la
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional, TypeVar
+from typing import Optional, TypeVar, Union
 
 import numpy as np
 
@@ -139,7 +139,12 @@ def quantize(model: T, packing: str = "Q8_0", skip: Callable[[str, Module], bool
             full = f"{prefix}.{name}" if prefix else name
             if type(layer) not in (Linear, Conv1D, Embedding) or skip(full, layer):
                 continue
-            new = (QuantizedEmbedding if isinstance(layer, Embedding) else QuantizedLinear).of(layer, packing)
+            assert isinstance(layer, (Linear, Conv1D, Embedding))
+            new: Union[QuantizedEmbedding, QuantizedLinear]
+            if isinstance(layer, Embedding):
+                new = QuantizedEmbedding.of(layer, packing)
+            else:
+                new = QuantizedLinear.of(layer, packing)
             new.weight = done.setdefault(id(layer.weight), new.weight)
             new.training = layer.training
             replace(module, name, new)

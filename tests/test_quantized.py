@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gguf
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clgrad import Tensor, jit, nn
+from clgrad.backends.dtypes import float32, uint8
+from clgrad.backends.kernel import Instr, Kernel, Output
+from clgrad.backends.opencl.shapes import TABLE
 from clgrad.backends.packing import PACKINGS, numpy_arrays, pack
+from clgrad.backends.view import View
 from clgrad.engine import profile
 from clgrad.engine.packed import linear, unpack
 from clgrad.models import GPT, GPTConfig
@@ -77,6 +83,29 @@ def test_products_agree_with_float64(device, name, everything):
         return
     turned = Tensor(np.ascontiguousarray(x.T), device=device).T
     assert (np.abs(linear(turned, weight, name).numpy() - wanted) <= 4e-6 * scale).all()
+
+
+def test_products_of_a_team_as_on_a_gpu(backend):
+    """Work-items that share a row of blocks, more of them than it has groups, and fewer."""
+    packing, rng = PACKINGS["Q4_1"], np.random.default_rng(2)
+    for k, team in ((96, 8), (320, 4)):
+        raw, x = random_rows("Q4_1", 5, k), rng.normal(size=(6, k)).astype(np.float32)
+        dot = Instr("dot", (), (0, View.contiguous(x.shape), 1, View.contiguous(raw.shape).permute((1, 0))), float32)
+        kernel = Kernel(
+            "dot", (6, 5), (), (dot,), (Output(0, View.contiguous((6, 5))),), (float32, uint8), (float32,),
+            packing=packing,
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "shapes", dataclasses.replace(TABLE["gpu"], packed_team=team))
+            patch.setattr(backend, "executables", type(backend.executables)())
+            (executable,) = backend.lower([kernel])
+        buffers = [backend.allocate(n) for n in (x.nbytes, raw.nbytes, 6 * 5 * 4)]
+        backend.upload(buffers[0], x)
+        backend.upload(buffers[1], raw)
+        executable.run(buffers)
+        wanted = x.astype(np.float64) @ reference(raw, "Q4_1").astype(np.float64).T
+        np.testing.assert_allclose(backend.download(buffers[2], float32, 30).reshape(6, 5), wanted, atol=1e-4)
+        assert "barrier" in executable.source
 
 
 def test_what_follows_a_product_is_in_its_kernel_and_the_weight_stays_packed(device):
