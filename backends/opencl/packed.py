@@ -84,9 +84,9 @@ class Packed:
         w.line(f"__local float shared[{size * team}];")
         w.line("const int member = get_local_id(0);")
         w.line(f"for (int i = 0; i < {size}; i++) shared[i * {team} + member] = tile[i];")
-        with w.block(f"for (int half = {team // 2}; half > 0; half /= 2)"):
+        with w.block(f"for (int apart = {team // 2}; apart > 0; apart /= 2)"):
             w.line("barrier(CLK_LOCAL_MEM_FENCE);")
-            inner = f"shared[i * {team} + member] += shared[i * {team} + member + half];"
-            w.line(f"if (member < half) for (int i = 0; i < {size}; i++) {inner}")
+            inner = f"shared[i * {team} + member] += shared[i * {team} + member + apart];"
+            w.line(f"if (member < apart) for (int i = 0; i < {size}; i++) {inner}")
         w.line("if (member > 0) return;")
         w.line(f"for (int i = 0; i < {size}; i++) tile[i] = shared[i * {team}];")
