@@ -1,7 +1,9 @@
 """`clgrad train --task`: each task learns, stops and goes on, and answers; and the flags that all tasks share."""
 
+import importlib
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from clgrad.models.tokenizers import SubwordTokenizer, tokenizer_from
 pytest.importorskip("tokenizers")
 
 WORDS = dict(rot="red", blau="blue", haus="house", hund="dog", katze="cat", baum="tree", alt="old", neu="new")
-TINY = dict(device="NUMPY", n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=4, dropout=0, vocab_size=280)
+TINY = dict(device="NUMPY", n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=4, dropout=0, vocab_size=330)
 TINY |= dict(max_iters=6, warmup_iters=2, eval_interval=3, eval_iters=2, checkpoint_interval=2)
 TINY |= dict(schedule="constant", held_out=5)  # so that the end of a run does not decide its beginning
 
@@ -42,10 +44,11 @@ def sentences(count, seed=1):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    text = "".join(f"{a} heisst {b}. " for a, b in sentences(60))
-    (folder / "text.txt").write_text(text)
-    (folder / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in sentences(60)))
-    (folder / "labels.tsv").write_text("".join(f"{'b' if 'r' in a else 'a'}\t{a}\n" for a, _ in sentences(60)))
+    words = random.Random(1).choices(list(WORDS), k=200)
+    (folder / "text.txt").write_text("".join(f"{word} heisst {WORDS[word]}. " for word in words))
+    (folder / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in sentences(300)))
+    labelled = (f"{label}\t{text}\n" for pair in sentences(60) for label, text in zip("ab", pair))  # the language
+    (folder / "labels.tsv").write_text("".join(labelled))
     names = {"lm": "text.txt", "mlm": "text.txt", "translate": "pairs.tsv", "classify": "labels.tsv"}
     return {task: str(folder / name) for task, name in names.items()}
 
@@ -186,13 +189,13 @@ def test_text_stops_at_a_string_and_beams_find_one_text(runs, capsys):
 
 def test_translate_learns_a_language_of_eight_words_and_scores_it(data, tmp_path, capsys):
     pytest.importorskip("sacrebleu")
-    fields = dict(max_iters=150, eval_interval=150, learning_rate=1e-2, warmup_iters=20, n_embd=32, batch_size=8)
+    fields = dict(max_iters=240, eval_interval=240, learning_rate=1e-2, warmup_iters=20, n_embd=32, block_size=8)
     assert main(arguments(tmp_path / "run", "translate", data, **fields, schedule="inverse_sqrt", held_out=10)) == 0
     scores = json.loads((tmp_path / "run" / "bleu.json").read_text())
     assert scores["copied"] < 5 and scores["translated"] > max(50, scores["nearest"])
     assert f"{scores['translated']:.2f}" in capsys.readouterr().out
     rows = [line.split("\t") for line in (tmp_path / "run" / "translations.tsv").read_text().splitlines()]
-    truth = dict(sentences(60))
+    truth = dict(sentences(300))
     assert len(rows) == 10 and all(truth[source] == reference for source, _, reference in rows)
     found = {beams: load_task(tmp_path / "run", "NUMPY").translate([r[0] for r in rows], beams) for beams in (1, 2)}
     assert found[1] == [row[1] for row in rows]  # whatever they were translated together with
@@ -208,28 +211,41 @@ def test_classify_learns_its_labels(data, tmp_path, capsys):
     assert task.labels == ("a", "b") == task.model.config.labels
 
 
-def test_mlm_finds_hidden_tokens_better_than_by_their_frequency(data, tmp_path):
-    fields = dict(max_iters=150, eval_interval=150, learning_rate=5e-3, n_embd=32, batch_size=8, eval_iters=8)
-    assert main(arguments(tmp_path / "run", "mlm", data, **fields)) == 0
-    task = load_task(tmp_path / "run", "NUMPY")
-    with open(data["mlm"]) as file:
-        counts = np.bincount(task.tokenizer.encode(file.read()))
-    shares = counts[counts > 0] / counts.sum()
-    assert losses(tmp_path / "run")[-1]["val_loss"] < -(shares * np.log(shares)).sum()
+def test_mlm_finds_hidden_tokens_from_what_stands_around_them(tmp_path):
+    """Each word is said twenty times, so that what stands around a hidden one says which it is, wherever it stands."""
+    words = random.Random(1).choices(list(WORDS), k=60)
+    (tmp_path / "text").write_text("".join(f"{word} " * 20 for word in words))
+    fields = dict(max_iters=120, eval_interval=120, learning_rate=1e-2, n_embd=32, batch_size=8, eval_iters=8)
+    assert main(arguments(tmp_path / "run", "mlm", {"mlm": tmp_path / "text"}, **fields)) == 0
+    # Words alone, drawn by how often each comes, cost log 8 = 2.08.
+    assert losses(tmp_path / "run")[-1]["val_loss"] < 1.8
 
 
 def test_the_held_out_count_for_nothing_in_the_tokenizer(data, tmp_path):
-    """Sentences that validate have a letter that no other has; a tokenizer that saw them would know it in pairs."""
+    """A tokenizer that saw what validates would know the pairs of letters that only these sentences have."""
     rows = sentences(30)
     (tmp_path / "a").write_text("".join(f"{a}\t{b}\n" for a, b in rows))
     held = read_pairs(str(tmp_path / "a")).split(5, 1, "pairs")[1]
     (tmp_path / "b").write_text("".join(f"{a}\t{b}{' zqzqzqzq' * ((a, b) in held)}\n" for a, b in rows))
     vocabularies = []
     for name in "ab":
-        command = arguments(tmp_path / f"run-{name}", "translate", data, data=tmp_path / name, max_iters=1)
+        command = arguments(tmp_path / f"run-{name}", "translate", {"translate": tmp_path / name}, max_iters=1)
         assert main([*command, "--sample-tokens=0"]) == 0
         vocabularies.append((tmp_path / f"run-{name}" / "tokenizer.json").read_text())
     assert vocabularies[0] == vocabularies[1]
+
+
+def test_the_example_translates_and_draws_what_it_looks_at(runs, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "examples"))
+    example = importlib.import_module("translate")
+    arguments = [str(runs["translate"]), "rot hund", "neu", "--device=NUMPY", f"--plot={tmp_path / 'attention.png'}"]
+    task = load_task(runs["translate"], "NUMPY")
+    assert example.main(arguments) == task.translate(["rot hund", "neu"], beams=1)
+    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+    shares, target, source = example.attention(task, "rot hund")
+    assert source[-1] == "end" == target[-1] and "".join(source[:-1]) == "rot hund"
+    assert shares.shape == (len(target), len(source))
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
 
 
 # -- flags of all tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Classify(BertTask):
 
     # -- what is shown
 
-    def show(self) -> None:
+    def show(self, folder: Path) -> None:
         print("\ntexts that validate, their labels, and what it says:\n")
         for text, label in self.validation[:SHOWN]:
             found = probabilities(forward(self.model, self.cut(text)))

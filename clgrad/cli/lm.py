@@ -112,7 +112,7 @@ class LanguageModel(Task):
     def unit(self) -> str:  # type: ignore[override]
         return "a character" if isinstance(self.tokenizer, CharTokenizer) else "a token"
 
-    def show(self) -> None:
+    def show(self, folder: Path) -> None:
         print("\na sample of what it has learnt:\n")
         complete(self.model, self.tokenizer, self.prompt, self.config.sample_tokens, temperature=0.8, seed=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class MaskedLanguageModel(BertTask):
 
     # -- what is shown
 
-    def show(self) -> None:
+    def show(self, folder: Path) -> None:
         x, y = self._batch(self.validation, 0, EVALUATION)
         print("\ntokens of the validation text that were hidden, and what it makes of them:\n")
         guesses = np.argsort(-forward(self.model, x[0]), axis=-1, kind="stable")[:, :LIKELIEST]

@@ -153,8 +153,8 @@ class Task:
         """What the model makes of a batch (..., V), and the targets (...), integers of which `IGNORED` do not count."""
         raise NotImplementedError
 
-    def show(self) -> None:
-        """Print what the trained model does, at the end of a run."""
+    def show(self, folder: Path) -> None:
+        """Print what the trained model does, at the end of a run; files about it go into the run's folder."""
 
     def answer(self, prompt: str, **options: Any) -> None:
         """Print what the model makes of a prompt: `clgrad generate`. `options` are those of generation."""

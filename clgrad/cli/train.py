@@ -259,7 +259,7 @@ class Run:
             print(f"\n{found} after {last['iter']:,} iterations")
         if self.config.sample_tokens:
             self.model.eval()
-            self.task.show()
+            self.task.show(self.folder)
         more = self.task.more()
         if more:
             print(f"\nfor more:\n  clgrad generate {shlex.quote(str(self.folder))} {more}")

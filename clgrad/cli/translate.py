@@ -7,7 +7,6 @@ one gives the source back, the other the translation of the training sentence th
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -27,7 +26,7 @@ from .config import TrainConfig
 from .corpora import Corpus, Row, read_pairs
 from .errors import UsageError
 from .progress import duration
-from .task import IGNORED, Arrays, Measured, Task
+from .task import IGNORED, Arrays, Measured, Task, write_json
 
 TOGETHER = 50  # sentences translated in one batch
 SHOWN = 8  # translations printed at the end of a run
@@ -149,7 +148,7 @@ class Translate(Task):
                 found[i] = self.tokenizer.decode(tokens).strip()
         return found
 
-    def show(self) -> None:
+    def show(self, folder: Path) -> None:
         sources, references = [a for a, _ in self.validation], [b for _, b in self.validation]
         began = time.perf_counter()
         found = self.translate(sources, self.config.beams)
@@ -171,11 +170,9 @@ class Translate(Task):
         print("\nsome of them, with their reference and the nearest training sentence's translation:\n")
         for i in range(min(SHOWN, len(found))):
             print(f"  {sources[i]}\n    = {found[i]}\n    : {references[i]}\n    ~ {close[i][1]}")
-        if self.config.out:
-            lines = ("\t".join(row) + "\n" for row in zip(sources, found, references, strict=True))
-            folder = Path(self.config.out)
-            nn.state.atomic_write(folder / "translations.tsv", "".join(lines).encode("utf-8"))
-            nn.state.atomic_write(folder / "bleu.json", (json.dumps(scores, indent=2) + "\n").encode())
+        lines = ("\t".join(row) + "\n" for row in zip(sources, found, references, strict=True))
+        nn.state.atomic_write(folder / "translations.tsv", "".join(lines).encode("utf-8"))
+        write_json(folder / "bleu.json", scores)
 
     def answer(self, prompt: str, max_tokens: int = 0, beams: int = 1, **options: Any) -> None:
         """Print the translation of each line of the prompt: the likeliest, never drawn."""
