@@ -119,6 +119,7 @@ class Transformer(EncoderDecoder):
             nn.TransformerEncoderLayer(*sizes, **options), config.encoder_layers, norms[0]
         )
         self.decoder = nn.TransformerDecoder(DecoderLayer(*sizes, **options), config.decoder_layers, norms[1])
+        layer: Any
         for layer in (*self.encoder.layers, *self.decoder.layers):
             layer.dropout.p = config.activation_dropout
             for name in layer.attentions:
@@ -156,7 +157,8 @@ class Transformer(EncoderDecoder):
         return self.encoder(self._embed(tokens), src_key_padding_mask=None if mask is None else mask.logical_not())
 
     def memories(self, encoded: Tensor) -> list[Memory]:
-        return [layer.multihead_attn.project_memory(encoded, encoded) for layer in self.decoder.layers]
+        layers: list[Any] = list(self.decoder.layers)
+        return [layer.multihead_attn.project_memory(encoded, encoded) for layer in layers]
 
     def features(
         self,
@@ -188,7 +190,7 @@ class Transformer(EncoderDecoder):
         source (B, S), target_in (B, T) the decoder's input, source_mask (B, S) bool of real tokens. Row t is of the
         step that reads target_in[t] and writes the token after it. Raises IndexError for a layer that there is not.
         """
-        layers = list(self.decoder.layers)
+        layers: list[Any] = list(self.decoder.layers)
         chosen = range(len(layers))[layer]
         memories, mask = self.memories(self.encode(source, source_mask)), padding(source_mask)
         x = self._embed(target_in)

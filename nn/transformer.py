@@ -129,6 +129,8 @@ class _Layer(Module):
 
     attentions: tuple[str, ...]
     self_attn: MultiheadAttention
+    norm1: LayerNorm
+    norm2: LayerNorm
 
     def __init__(
         self,
