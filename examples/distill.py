@@ -18,7 +18,7 @@ from clgrad.models import GPT
 STUDENT = dict(n_layer=1, n_head=2, n_embd=32)
 
 
-def main(steps: int = STEPS, teaching: int = 2 * STEPS, content: str | None = None, **sizes: int) -> dict[str, float]:
+def main(steps: int = STEPS, teaching: int = STEPS, content: str | None = None, **sizes: int) -> dict[str, float]:
     """Validation losses of the teacher, of the student alone, and of the distilled one."""
     text = read_text(content)
     teacher = base_model(text, teaching, **sizes).eval()
@@ -49,6 +49,6 @@ def main(steps: int = STEPS, teaching: int = 2 * STEPS, content: str | None = No
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--teaching", type=int, default=2 * STEPS)
+    parser.add_argument("--teaching", type=int, default=STEPS)
     options = parser.parse_args()
     main(options.steps, options.teaching)
