@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from .. import nn
 from ..backends.dtypes import is_bool, is_float
@@ -101,7 +101,7 @@ def initialize(module: nn.Module, std: float) -> None:
 
 def as_bool(mask: Tensor) -> Tensor:
     """A mask of bools, or of the ones and zeros that tokenizers give."""
-    return mask if is_bool(mask.dtype) else mask != 0
+    return mask if is_bool(mask.dtype) else mask.ne(0)
 
 
 class Embeddings(nn.Module):
@@ -193,7 +193,7 @@ class Encoder(nn.Module):
 class BertPretrained(PretrainedModel):
     """What the checkpoints of all heads have in common."""
 
-    Config = BertConfig
+    Config: ClassVar[type[BertConfig]] = BertConfig
     config: BertConfig
     fields = {field.name: (field.name, field.default) for field in dataclasses.fields(BertConfig)}
     fields["pad_token_id"] = ("pad_token_id", None)  # may be null
@@ -239,14 +239,15 @@ class Bert(BertPretrained):
     `pooling` adds what BERT learnt to predict following sentences with: a layer over the first token's features.
     """
 
-    model_type, architectures = "bert", ("BertModel",)
+    model_type = "bert"
+    architectures = ("BertModel",)
     ignored = re.compile(r"(^|\.)position_ids$|^(cls|lm_head|classifier)\.")  # a head, if the checkpoint has one
     fresh = re.compile(r"pooler\.")
-    Embeddings = Embeddings
+    embeddings_class: ClassVar[type[Embeddings]] = Embeddings
 
     def __init__(self, config: BertConfig, pooling: bool = True):
         self.config = config
-        self.embeddings = self.Embeddings(config)
+        self.embeddings = self.embeddings_class(config)
         self.encoder = Encoder(config)
         self.pooler: Optional[nn.Module] = None
         if pooling:
@@ -324,7 +325,8 @@ class Predictions(nn.Module):
 class BertForMaskedLM(BertPretrained):
     """The encoder and the head that says what stood at each place."""
 
-    model_type, architectures = "bert", ("BertForMaskedLM", "BertForPreTraining")
+    model_type = "bert"
+    architectures = ("BertForMaskedLM", "BertForPreTraining")
     ignored = re.compile(r"(^|\.)(position_ids$|pooler\.)|^(cls\.seq_relationship|classifier)\.")
 
     def __init__(self, config: BertConfig):
@@ -364,7 +366,8 @@ class BertForSequenceClassification(BertPretrained):
     A checkpoint without a classifier gives a model to be trained, whose classifier has its first random values.
     """
 
-    model_type, architectures = "bert", ("BertForSequenceClassification",)
+    model_type = "bert"
+    architectures = ("BertForSequenceClassification",)
     ignored = re.compile(r"(^|\.)position_ids$|^(cls|lm_head)\.")
     fresh = re.compile(r"classifier\.|bert\.pooler\.")
 
@@ -372,7 +375,7 @@ class BertForSequenceClassification(BertPretrained):
         self.config = config
         self.bert = Bert(config)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, len(config.labels))
+        self.classifier: nn.Module = nn.Linear(config.hidden_size, len(config.labels))
         initialize(self.classifier, config.initializer_range)
 
     def logits(self, tokens: Tensor, mask: Optional[Tensor], segments: Optional[Tensor]) -> Tensor:

@@ -60,15 +60,16 @@ class Embeddings(bert.Embeddings):
 
     def places(self, tokens: Tensor) -> Tensor:
         padding = self.word_embeddings.padding_idx
-        real = (tokens != padding).cast("int32")  # (B, T)
+        real = tokens.ne(padding).cast("int32")  # (B, T)
         return self.position_embeddings(real.cumsum(1).cast("int32") * real + padding)  # (B, T, C)
 
 
 class Roberta(RobertaPretrained, bert.Bert):
     """The encoder without a head, or with that of sentence embeddings."""
 
-    model_type, architectures = "roberta", ("RobertaModel",)
-    Embeddings = Embeddings
+    model_type = "roberta"
+    architectures = ("RobertaModel",)
+    embeddings_class = Embeddings
 
     @property
     def context_length(self) -> int:
@@ -91,7 +92,8 @@ class Predictions(nn.Module):
 
 
 class RobertaForMaskedLM(RobertaPretrained, bert.BertForMaskedLM):
-    model_type, architectures = "roberta", ("RobertaForMaskedLM",)
+    model_type = "roberta"
+    architectures = ("RobertaForMaskedLM",)
 
     def __init__(self, config: RobertaConfig):
         self.config = config
@@ -116,7 +118,8 @@ class Classifier(nn.Module):
 
 
 class RobertaForSequenceClassification(RobertaPretrained, bert.BertForSequenceClassification):
-    model_type, architectures = "roberta", ("RobertaForSequenceClassification",)
+    model_type = "roberta"
+    architectures = ("RobertaForSequenceClassification",)
     ignored = re.compile(r"(^|\.)(position_ids$|pooler\.)|^lm_head\.")
     fresh = re.compile(r"classifier\.")
 
