@@ -6,7 +6,7 @@ One family a file: `module` (the tree), `layers`, `activations`, `convolution`, 
 """
 
 from ..engine.recompute import checkpoint
-from . import amp, distill, functional, init, lora, optim, prune, schedule, state, utils
+from . import amp, distill, functional, init, lora, optim, prune, quantized, schedule, state, utils
 from .activations import (
     CELU,
     ELU,
@@ -165,6 +165,7 @@ __all__ = [
     "lora",
     "optim",
     "prune",
+    "quantized",
     "schedule",
     "state",
     "utils",
