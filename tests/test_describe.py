@@ -94,11 +94,11 @@ def test_stages_hold_all_parameters_and_their_number_is_the_published_one(name):
     assert sum(about.memory.values()) == 16 * about.parameters
 
 
-def test_175_billion_parameters_take_little_memory():
+def test_weights_of_gigabytes_take_little_memory():
     tracemalloc.start()
     try:
-        assert describe(*find("gpt3-175b")).parameters > 174e9
-        assert tracemalloc.get_traced_memory()[1] < 100e6
+        assert 4 * describe(*find("gpt3-xl")).parameters > 5e9
+        assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
 
