@@ -199,7 +199,15 @@ class PretrainedModel(nn.Module):
         return state
 
     def save_pretrained(self, folder: PathLike) -> None:
-        """Write config.json and model.safetensors, for `from_pretrained` and for transformers. Raises OSError."""
+        """Write config.json and model.safetensors, for `from_pretrained` and for transformers.
+
+        Raises OSError, and ValueError for a model with packed weights, which such files do not have.
+        """
+        if any(hasattr(module, "packing") for module in self.modules()):
+            raise ValueError(
+                f"{type(self).__name__} has packed weights, which no safetensors checkpoint holds; read the GGUF file "
+                "with packed=False, or save the state dict"
+            )
         arrays = {name: tensor.numpy() for name, tensor in self.saved_state().items()}
         write_checkpoint(folder, self.config_to(self.config), arrays)
 

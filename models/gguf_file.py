@@ -93,7 +93,7 @@ class _Cursor:
     """Goes through the bytes, never past their end."""
 
     def __init__(self, data: np.ndarray):
-        self.data, self.at = memoryview(data), 0
+        self.data, self.at = data.data, 0
 
     @property
     def left(self) -> int:

@@ -142,6 +142,11 @@ def test_packed_weights_stay_packed_and_compute_what_they_mean(packed, device):
     np.testing.assert_allclose(logits(model, device, IDS), exact, atol=1e-4)
 
 
+def test_a_packed_model_is_not_saved_as_what_it_is_not(packed, tmp_path):
+    with pytest.raises(ValueError, match="packed=False"):
+        Llama.from_pretrained(packed, device="NUMPY").save_pretrained(tmp_path / "folder")
+
+
 def test_a_model_of_floats_can_be_saved_for_transformers(plain, tmp_path):
     path, theirs = plain
     from_pretrained(path, packed=False, device="NUMPY").save_pretrained(tmp_path / "folder")
