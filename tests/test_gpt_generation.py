@@ -30,13 +30,17 @@ def traces(model, cached):
 
 @pytest.mark.parametrize("chunk", [64, 5, 1])
 @pytest.mark.parametrize("prompt", [[2], PROMPT, list(range(BLOCK)), list(range(BLOCK + 8))])
-def test_with_and_without_the_cache_the_tokens_are_the_same(device, chunk, prompt, monkeypatch):
+def test_with_and_without_the_cache_the_tokens_are_the_same(chunk, prompt, monkeypatch, device="NUMPY"):
     monkeypatch.setattr(decoding, "CHUNK", chunk)  # 64 is more than the block, 5 does not divide it
     model = ours(reference(std=1.0), device)
     options = dict(max_tokens=3 * BLOCK, temperature=1.0, seed=1)
     cached = list(generate(model, prompt, **options))
     assert len(cached) == 3 * BLOCK and len(set(cached)) > 3
     assert cached == list(generate(model, prompt, **options, use_cache=False))
+
+
+def test_with_and_without_the_cache_the_tokens_are_the_same_on_opencl(device, monkeypatch):
+    test_with_and_without_the_cache_the_tokens_are_the_same(5, PROMPT, monkeypatch, device)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
