@@ -326,7 +326,7 @@ class BertForMaskedLM(BertPretrained):
     """The encoder and the head that says what stood at each place."""
 
     model_type = "bert"
-    architectures = ("BertForMaskedLM", "BertForPreTraining")
+    architectures: ClassVar[tuple[str, ...]] = ("BertForMaskedLM", "BertForPreTraining")
     ignored = re.compile(r"(^|\.)(position_ids$|pooler\.)|^(cls\.seq_relationship|classifier)\.")
 
     def __init__(self, config: BertConfig):

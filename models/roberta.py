@@ -54,14 +54,12 @@ class RobertaPretrained(BertPretrained):
 class Embeddings(bert.Embeddings):
     def __init__(self, config: RobertaConfig):
         super().__init__(config)
-        self.position_embeddings = nn.Embedding(
-            config.max_position_embeddings, config.hidden_size, padding_idx=config.pad_token_id
-        )
+        self.padding = config.pad_token_id
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size, self.padding)
 
     def places(self, tokens: Tensor) -> Tensor:
-        padding = self.word_embeddings.padding_idx
-        real = tokens.ne(padding).cast("int32")  # (B, T)
-        return self.position_embeddings(real.cumsum(1).cast("int32") * real + padding)  # (B, T, C)
+        real = tokens.ne(self.padding).cast("int32")  # (B, T)
+        return self.position_embeddings(real.cumsum(1).cast("int32") * real + self.padding)  # (B, T, C)
 
 
 class Roberta(RobertaPretrained, bert.Bert):
