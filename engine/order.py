@@ -14,10 +14,11 @@ Here 2 needs nothing more than 0, and frees the 8 bytes of "a" once 1 has read i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
-def in_order(needs: Sequence[set[int]], reads: Sequence[Mapping[Hashable, int]], takes: Sequence[int]) -> list[int]:
+def in_order(needs: Sequence[set[int]], reads: Sequence[Mapping[Any, int]], takes: Sequence[int]) -> list[int]:
     """The jobs 0, 1, ... in the order in which they run.
 
     `needs` are the jobs before each, `reads` the values that each reads with the bytes that are free when nobody
@@ -25,7 +26,7 @@ def in_order(needs: Sequence[set[int]], reads: Sequence[Mapping[Hashable, int]],
     """
     waiting = [set(before) for before in needs]
     following: list[list[int]] = [[] for _ in needs]
-    readers: dict[Hashable, set[int]] = {}  # that have yet to run
+    readers: dict[Any, set[int]] = {}  # that have yet to run
     for job, before in enumerate(needs):
         for other in before:
             following[other].append(job)
@@ -58,9 +59,9 @@ def in_order(needs: Sequence[set[int]], reads: Sequence[Mapping[Hashable, int]],
     for first in range(len(needs)):
         stack = [first]
         while stack:
-            before = sorted(waiting[stack[-1]], reverse=True)
-            if before and not done[stack[-1]]:
-                stack += before
+            first_of_all = [] if done[stack[-1]] else sorted(waiting[stack[-1]], reverse=True)
+            if first_of_all:
+                stack += first_of_all
             else:
                 run(stack.pop())
     return result
