@@ -146,6 +146,12 @@ def test_products_are_summed_along_rows_without_being_stored(shape, seed):
         assert "sum_product" in sources((Tensor(a) * Tensor(b)).sum(-1))
 
 
+def test_a_sum_over_the_first_axis_in_several_blocks_keeps_the_others_apart():
+    x = np.random.default_rng(0).normal(size=(8, 3, 5)).astype(np.float32)
+    total = (Tensor(x, device="NUMPY").exp() * Tensor(x, device="NUMPY")).sum(0)
+    np.testing.assert_allclose(total.numpy(), (np.exp(x) * x).sum(0), rtol=1e-5, atol=1e-5)
+
+
 def test_nan_and_infinity_reach_their_own_sums_only():
     a = np.ones((4, 3), np.float32)
     a[0, 1], a[2, 2] = np.nan, np.inf

@@ -417,7 +417,7 @@ class _Writer:
         combine = {"reduce_sum": "add_", "reduce_max": "max_", "reduce_prod": "mul_"}[instr.op]
         _, part = self._scratch(self.shapes[index], instr.dtype)
         if out.endswith("m"):
-            part = self._matrix(part, self.shapes[index][-1])
+            part = self._matrix(part, prod(self.shapes[index]))  # as `_sum_by_blas` writes it, in one row
         lines.append(text.format(f"{part} if i else {out}"))
         lines.append(f"if i: {combine}({out}, {part}, {out})")
 
