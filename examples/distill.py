@@ -36,7 +36,7 @@ def main(steps: int = STEPS, teaching: int = STEPS, content: str | None = None, 
         student = small_gpt(text, block_size=block, **STUDENT)
         optimizer = adamw(student, weight_decay=0.0)
         step = plain_step(student, optimizer, distilled) if name == "distilled" else plain_step(student, optimizer)
-        seconds = fit(step, optimizer, text, steps, peak=1e-2, block=block)
+        seconds = fit(step, optimizer, text, steps, peak=3e-3, block=block)
         results[name] = validation_loss(student, text)
         print(
             f"student {name:10} validation loss {results[name]:.4f}, {student.num_parameters():,} parameters, "
