@@ -10,8 +10,8 @@ and the files of others:
 All but characters need the package `tokenizers` (the extra of that name). Nothing is executed on reading.
 
 >>> letters = CharTokenizer.of("to be or not to be")
->>> letters.encode("not"), letters.decode([4, 5, 7])
-([4, 5, 7], 'not')
+>>> letters.encode("not"), letters.decode([6, 4, 3])
+([3, 4, 6], 'ton')
 """
 
 from __future__ import annotations
@@ -151,7 +151,10 @@ class CharTokenizer(Tokenizer):
         return self.encode_array(text).tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self.characters[token] for token in ids)
+        try:
+            return "".join(self.characters[token] for token in ids)
+        except IndexError:
+            raise ValueError(f"a token is none of the {self.vocab_size} characters that this tokenizer knows") from None
 
     def id_of(self, token: str) -> Optional[int]:
         place = self.characters.find(token) if len(token) == 1 else -1

@@ -152,6 +152,8 @@ def test_a_tokenizer_of_another_model_is_refused():
     letters = CharTokenizer.of("abc")
     check_belongs(letters, 3)
     check_belongs(letters, 4)  # padded embeddings
+    with pytest.raises(ValueError, match="none of the 3 characters"):
+        letters.decode([0, 3])
     with pytest.raises(ValueError, match="has 3 tokens, and the model knows 2"):
         check_belongs(letters, 2)
 
