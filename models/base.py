@@ -65,6 +65,9 @@ class PretrainedModel(nn.Module):
     fresh: ClassVar[re.Pattern[str]] = NOTHING  # matched with own names: heads that a checkpoint may lack
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # published name -> the options of its Config
 
+    def __init__(self, config: Any):
+        self.config = config
+
     # -- configuration
 
     @classmethod

@@ -168,7 +168,7 @@ def describe(cls: type[PretrainedModel], config: Any, context: Optional[int] = N
     `context` is the number of tokens for which FLOPs and activations are counted: the longest sequence unless given, or
     512 where there is none. Raises ValueError for a context that is longer than the longest or less than 1.
     """
-    model = cls(config).eval()
+    model: Any = cls(config).eval()  # one of several families
     longest = getattr(model, "context_length", None)
     context = (longest or USUAL_CONTEXT) if context is None else context
     if context < 1 or (longest and context > longest):
@@ -221,7 +221,8 @@ class _Walk:
         self.rows: list[Row] = []
         self.met: set[str] = set()
         self.flops, self.activations = 0, 0
-        self.stack, self.block = "", None
+        self.stack, self.looking = "", "attention"
+        self.block: Optional[int] = None
         self._keys: dict[tuple, Row] = {}
         self._seen: set[Node] = set()
         self._origin: dict[Node, str] = {}  # a parameter, or its numbers in another shape -> its name
