@@ -73,7 +73,7 @@ def main(
         optimizer, curve, done, seconds = adamw(model), [], 0, 0.0
         step = jit(plain_step(model, optimizer))
         for until in (steps // 4, steps // 2, steps):  # each ends a schedule of its own
-            seconds += fit(step, optimizer, text, until - done, peak=5e-3, block=block, first=done)
+            seconds += fit(step, optimizer, text, until - done, peak=3e-3, block=block, first=done)
             done = until
             curve.append((6.0 * counted * done * BATCH * block, validation_loss(model, text, batches=8)))
         curves.append(curve)
