@@ -35,6 +35,7 @@ class BertTask(Task):
             num_attention_heads=o["n_head"],
             intermediate_size=4 * o["n_embd"],
             max_position_embeddings=o["block_size"],
+            initializer_range=o["n_embd"] ** -0.5,  # with BERT's 0.02 a small model's attention starts all but even
             pad_token_id=self.special("[PAD]"),
             hidden_dropout_prob=o["dropout"],
             attention_probs_dropout_prob=o["dropout"],
