@@ -7,6 +7,8 @@ The plays that it is asked about are not among those that it learns from, and no
 BERT is trained twice: from random weights, and from those that it has after filling in hidden tokens of the training
 plays for a while (the pre-training of BERT's paper, which does not look at the labels). Naive Bayes, which counts
 tokens and knows no order, and the more frequent answer stand beside it.
+
+Pre-training helps (70 % right become 74 %), but with 14 plays to learn from counting words is hard to beat: 79 %.
 """
 
 from __future__ import annotations
