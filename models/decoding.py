@@ -165,6 +165,7 @@ class Decoder:
         other = self.larger()
         other.start.assign(self.start).realize()
         other.tokens[1].assign(self.tokens[1]).realize()
+        other.chosen.assign(self.chosen).realize()  # the host may not have read all of it yet
         if self.padding is not None and other.padding is not None:
             other.padding.assign(self.padding).realize()
         other.cache.copy_from(self.cache)

@@ -40,8 +40,12 @@ def pytest_collection_modifyitems(config, items):
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if "opencl" in item.nodeid or "cl" in item.fixturenames or any(str(p).startswith("CL") for p in parameters):
             item.add_marker("opencl")
-        if "sweep" in item.keywords and not config.getoption("--long"):
+        if config.getoption("--long"):
+            continue
+        if "sweep" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="a sweep; runs with --long"))
+        if "sweep_on_opencl" in item.keywords and item.get_closest_marker("opencl"):
+            item.add_marker(pytest.mark.skip(reason="a sweep on OpenCL, with kernels to build; runs with --long"))
 
 
 def _usable(name: str) -> str:

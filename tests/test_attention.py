@@ -208,6 +208,7 @@ HEADS, ONE, BROADCAST = [(2, 3, 5, 4)] * 3, [(7, 3), (4, 3), (4, 5)], [(2, 1, 3,
     [("plain", ONE), ("causal", HEADS), ("causal", ONE), ("bool", BROADCAST), ("float", BROADCAST)],
     ids=["plain", "causal heads", "causal", "bool broadcast", "float broadcast"],
 )
+@pytest.mark.sweep_on_opencl
 def test_derivatives_of_both_orders_are_those_of_the_parts(device, shapes, form):
     rng = np.random.default_rng(3)
     operands = tensors(rng, device, *shapes, dtype="float64")

@@ -60,6 +60,7 @@ def test_names_and_shapes_are_those_of_transformers():
     assert not bart.requires_grad_().final_logits_bias.requires_grad
 
 
+@pytest.mark.sweep_on_opencl
 def test_logits_loss_and_gradients_equal_transformers(device):
     model = reference()  # the batch has tokens of padding that are real, and others that are not
     assert_same_training(ours(model, device), model, device)
@@ -153,6 +154,7 @@ def test_bad_sizes_are_refused(call, message):
         call()
 
 
+@pytest.mark.sweep_on_opencl
 def test_greedy_and_beam_search_equal_transformers(device):
     model = reference()
     model.final_logits_bias.zero_()  # which tells tokens, not sources apart

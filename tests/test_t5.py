@@ -135,6 +135,7 @@ def test_bad_sizes_are_refused(call, message):
 
 
 @both_versions
+@pytest.mark.sweep_on_opencl
 def test_greedy_and_beam_search_equal_transformers(device, options):
     model = reference(**options)
     lively(model, model.decoder.final_layer_norm)

@@ -70,6 +70,7 @@ def inputs():
 
 
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post-LN", "pre-LN"])
+@pytest.mark.sweep_on_opencl
 def test_logits_loss_and_every_gradient_are_those_of_torchs_layers(norm_first, device):
     if device != "NUMPY" and norm_first:
         pytest.skip("post-LN has the same kernels to build, for ten seconds")
