@@ -20,6 +20,7 @@ View(shape=(6,), strides=(1,), offset=-1, mask=((1, 5),))
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple, Optional
@@ -128,9 +129,44 @@ class View(NamedTuple):
             return self
         return _reshape(self, shape)
 
+    def merge(self, groups: Sequence[Sequence[int]]) -> View:
+        """Each group of axes, which `walked_as_one` gave, as one axis; no axes at all as one of size 1."""
+        shape = tuple(prod(self.shape[a] for a in group) for group in groups)
+        if any(lo >= hi for lo, hi in self.mask or ()):
+            return _normalised(shape, shape, 0, ((0, 0),) * len(shape))
+        strides = tuple(self.strides[group[-1]] if group else 0 for group in groups)
+        mask = None
+        if self.mask is not None:
+            inner = [prod(self.shape[a] for a in group[1:]) for group in groups]
+            bounds = [self.mask[group[0]] if group else (0, 1) for group in groups]
+            mask = tuple((lo * n, hi * n) for (lo, hi), n in zip(bounds, inner, strict=True))
+        return _normalised(shape, strides, self.offset, mask)
+
     def apply(self, op: str, arg) -> Optional[View]:
         """The View after the movement primitive `op` with the argument of its Node."""
         return getattr(self, op)(arg)
+
+
+def walked_as_one(views: Iterable[View], order: Sequence[int], apart: Collection[int] = ()) -> list[list[int]]:
+    """Groups of axes, neighbours in `order`, that every View walks like one axis. Axes in `apart` are grouped with each
+    other only. These axes have the same sizes in all Views, and those of size 1 are in no group."""
+    views = list(views)
+    groups: list[list[int]] = []
+    for axis in order:
+        if views[0].shape[axis] == 1:
+            continue
+        last = groups[-1][-1] if groups else axis
+        if groups and (last in apart) == (axis in apart) and all(_continues(v, last, axis) for v in views):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _continues(view: View, outer: int, inner: int) -> bool:
+    if view.mask is not None and view.mask[inner] != (0, view.shape[inner]):
+        return False
+    return view.strides[outer] == view.strides[inner] * view.shape[inner]
 
 
 def _normalised(shape: Shape, strides: Shape, offset: int, mask: Mask) -> View:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Optional
 from ..backends.dtypes import DType
 from ..backends.kernel import ELEMENTWISE, Attention, Instr, Kernel, Output, Scatter, Sort
 from ..backends.packing import Packing
-from ..backends.view import View
+from ..backends.view import View, walked_as_one
 from .node import Node
 from .ops import MOVEMENT, REDUCE
 
@@ -383,7 +383,7 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
     places = [body.members[node] for node in outputs]
     views = [view for _, view in places] + [v for v in map(_own_view, instrs) if v is not None]
     views += [v for instr in instrs if instr.op == "dot" for v in instr.arg[1::2]]  # they share the batch axes
-    groups = _mergeable(body.space, views, keep_last=2 if kind == "dot" else 0)
+    groups = _groups(body.space, views, keep_last=2 if kind == "dot" else 0)
     shape = tuple(prod(body.space.shape[a] for a in group) for group in groups)
     reduce_axes = tuple(i for i, group in enumerate(groups) if group[0] in body.space.reduce_axes)
     slots: dict[int, int] = {}
@@ -394,14 +394,14 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
     final = []
     for op, src, arg, dtype in instrs:
         if op == "load":
-            arg = (slot(arg[0]), _merge(arg[1], groups, shape))
+            arg = (slot(arg[0]), arg[1].merge(groups))
         elif op == "gather":
-            arg = (slot(arg[0]), _merge(arg[1], groups, shape), *arg[2:])
+            arg = (slot(arg[0]), arg[1].merge(groups), *arg[2:])
         elif op == "dot":
             batch = groups[:-2]
             arg = (slot(arg[0]), _merge_batch(arg[1], batch), slot(arg[2]), _merge_batch(arg[3], batch))
         elif isinstance(arg, View):
-            arg = _merge(arg, groups, shape)
+            arg = arg.merge(groups)
         final.append(Instr(op, tuple(renumber[s] for s in src), arg, dtype))
     reads = [body.reads[old] for old in slots]
     kernel = Kernel(
@@ -409,7 +409,7 @@ def finish(body: Body, outputs: list[Node], kind: str) -> tuple[Kernel, list[Nod
         shape,
         reduce_axes,
         tuple(final),
-        tuple(Output(renumber[value], _merge(view, groups, shape)) for value, view in places),
+        tuple(Output(renumber[value], view.merge(groups)) for value, view in places),
         tuple(node.dtype for node in reads),
         tuple(node.dtype for node in outputs),
         packing=body.packing,
@@ -436,7 +436,7 @@ def attention_kernel(nodes: list[Node], stored: Callable[[Node], bool], homes: H
     space = Space((*q[:-1], k[-2]))
     laid = [homes[node].view if node in homes else View.contiguous(node.shape) for node in nodes]
     places = [view.permute(node.arg.layout(len(node.shape))) for view, node in zip(laid, nodes, strict=True)]
-    *batch, _, _ = _mergeable(space, [view for _, _, view in operands] + places, keep_last=2)
+    *batch, _, _ = _groups(space, [view for _, _, view in operands] + places, keep_last=2)
     shape = (*(prod(space.shape[a] for a in group) for group in batch), *space.shape[-2:])
     attention = Attention(
         tuple((name, slot, _merge_batch(view, batch)) for name, slot, view in operands),
@@ -531,49 +531,17 @@ def _reachable(instrs: list[Instr], roots: list[int]) -> list[int]:
     return sorted(seen)
 
 
-def _mergeable(space: Space, views: list[View], keep_last: int) -> list[list[int]]:
-    """Group adjacent axes that every View walks as one; axes of size 1 go, unless nothing else is left."""
-    rank = len(space.shape)
-    fixed = rank - keep_last
-    groups: list[list[int]] = []
-    for axis in range(fixed):
-        if space.shape[axis] == 1:
-            continue
-        if groups:
-            last = groups[-1][-1]
-            alike = (last in space.reduce_axes) == (axis in space.reduce_axes)
-            if alike and all(_walks_as_one(v, last, axis) for v in views):
-                groups[-1].append(axis)
-                continue
-        groups.append([axis])
-    groups += [[axis] for axis in range(fixed, rank)]
-    return groups or [[0]]
-
-
-def _walks_as_one(view: View, outer: int, inner: int) -> bool:
-    if view.mask is not None and (
-        view.mask[outer] != (0, view.shape[outer]) or view.mask[inner] != (0, view.shape[inner])
-    ):
-        return False
-    return view.strides[outer] == view.strides[inner] * view.shape[inner]
-
-
-def _merge(view: View, groups: list[list[int]], shape: Shape) -> View:
-    mask = None
-    if view.mask is not None:
-        mask = tuple(view.mask[g[0]] if len(g) == 1 else (0, n) for g, n in zip(groups, shape, strict=True))
-        dropped = set(range(len(view.shape))) - {a for g in groups for a in g}
-        if any(view.mask[a] != (0, 1) for a in dropped):
-            mask = ((0, 0),) * len(shape)
-        elif all(m == (0, n) for m, n in zip(mask, shape, strict=True)):
-            mask = None
-    return View(shape, tuple(view.strides[g[-1]] for g in groups), view.offset, mask)
+def _groups(space: Space, views: list[View], keep_last: int) -> list[list[int]]:
+    """The axes of the kernel, each as those of the space that it stands for: the last ones stay as they are."""
+    fixed = len(space.shape) - keep_last
+    groups = walked_as_one(views, range(fixed), space.reduce_axes)
+    return [*groups, *([fixed + i] for i in range(keep_last))] or [[0]]
 
 
 def _merge_batch(view: View, batch: list[list[int]]) -> View:
     """An operand of a dot over merged batch axes; if its own strides do not merge, the axes were kept apart."""
-    shape = tuple(prod(view.shape[a] for a in g) for g in batch) + view.shape[-2:]
-    return View(shape, tuple(view.strides[g[-1]] for g in batch) + view.strides[-2:], view.offset)
+    *outer, rows, columns = range(len(view.shape))
+    return view.merge([*batch, [rows], [columns]])
 
 
 def _name(kind: str, shape: Shape, instrs: list[Instr]) -> str:

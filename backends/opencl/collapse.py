@@ -16,49 +16,22 @@ from dataclasses import replace
 from math import prod
 
 from ..kernel import Instr, Kernel
-from ..view import View
+from ..view import View, walked_as_one
 
 
 def collapse(kernel: Kernel) -> Kernel:
     """The same loop or row kernel over the fewest dimensions, never none; the reduced ones come last."""
     outer = [a for a in range(len(kernel.shape)) if a not in kernel.reduce_axes]
     order = [*outer, *kernel.reduce_axes]
-    views = list(_views(kernel))
-    groups: list[tuple[int, int]] = []  # first and last position in `order`, both inclusive
-    for position, axis in enumerate(order):
-        if kernel.shape[axis] == 1:
-            continue
-        same_side = groups and (groups[-1][0] >= len(outer)) == (position >= len(outer))
-        if same_side and all(_mergeable(v, order[groups[-1][1]], axis) for v in views):
-            groups[-1] = (groups[-1][0], position)
-        else:
-            groups.append((position, position))
-    axes = [[a for a in order[first : last + 1] if kernel.shape[a] != 1] for first, last in groups]
-    reduced = [first >= len(outer) for first, _ in groups]
-    if kernel.reduce_axes and not any(reduced):  # a reduction over one element is still one
-        axes.append([])
-        reduced.append(True)
-    if not axes:
-        axes.append([])
-        reduced.append(False)
-    shape = tuple(prod(kernel.shape[a] for a in group) for group in axes)
-
-    def merged(view: View) -> View:
-        if any(lo >= hi for lo, hi in view.mask or ()):
-            return View(shape, (0,) * len(shape), 0, ((0, 0),) * len(shape))
-        offset = view.offset  # a dropped dimension is at index 0, so it adds nothing
-        strides = tuple(view.strides[group[-1]] if group else 0 for group in axes)
-        mask = None
-        if view.mask is not None:
-            mask = tuple(_merged_mask(view, group) for group in axes)
-            if all(m == (0, n) for m, n in zip(mask, shape)):
-                mask = None
-        return View(shape, strides, offset, mask)
-
+    groups = walked_as_one(_views(kernel), order, kernel.reduce_axes)
+    reduced = sum(group[0] in kernel.reduce_axes for group in groups)
+    if kernel.reduce_axes and not reduced:  # a reduction over one element is still one
+        groups, reduced = [*groups, []], 1
+    groups = groups or [[]]
     return replace(
-        with_views(kernel, merged),
-        shape=shape,
-        reduce_axes=tuple(i for i, is_reduced in enumerate(reduced) if is_reduced),
+        with_views(kernel, lambda view: view.merge(groups)),
+        shape=tuple(prod(kernel.shape[a] for a in group) for group in groups),
+        reduce_axes=tuple(range(len(groups) - reduced, len(groups))),
     )
 
 
@@ -127,18 +100,3 @@ def _views(kernel: Kernel):
             yield instr.arg
     for out in kernel.outputs:
         yield out.view
-
-
-def _mergeable(view: View, outer: int, inner: int) -> bool:
-    if view.strides[outer] != view.strides[inner] * view.shape[inner]:
-        return False
-    return view.mask is None or view.mask[inner] == (0, view.shape[inner])
-
-
-def _merged_mask(view: View, group: list[int]) -> tuple[int, int]:
-    assert view.mask is not None
-    if not group:
-        return (0, 1)
-    lo, hi = view.mask[group[0]]
-    scale = prod(view.shape[a] for a in group[1:])
-    return lo * scale, hi * scale
