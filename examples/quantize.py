@@ -21,7 +21,7 @@ def main(steps: int = STEPS, content: str | None = None, **sizes: int) -> dict[s
     for packing in ("", "Q8_0", "Q4_0"):
         model = base_model(text, steps, **sizes)
         if packing:
-            quantize(model, packing, skip=lambda name, layer: name.endswith("wpe"))  # it is added, not looked up
+            quantize(model, packing)
         unique = {id(t): t.nbytes() for t in model.state_dict().values()}
         loss = results[packing or "float32"] = validation_loss(model, text)
         cost = loss - results["float32"]

@@ -14,17 +14,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Optional
 
 from .. import nn
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from ..nn.positions import LearnedPositions
-from .base import Past, visible
+from ..nn.attention import Past, both, causal, padding
 from .gpt import ACTIVATIONS
-from .seq2seq import EncoderDecoder, Memory, padding
+from .seq2seq import EncoderDecoder, Memory
 
 
 @dataclass
@@ -150,7 +149,7 @@ class Stack(nn.Module):
     def __init__(self, config: BartConfig, shared: nn.Embedding, layers: Iterable[Layer]):
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self.embed_tokens = shared
-        self.embed_positions = LearnedPositions(config.max_position_embeddings, config.d_model, offset=2)
+        self.embed_positions = nn.LearnedPositions(config.max_position_embeddings, config.d_model, offset=2)
         self.layers = nn.ModuleList(layers)
         self.layernorm_embedding = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
@@ -161,7 +160,7 @@ class Stack(nn.Module):
         if length > table.num_embeddings - table.offset:
             most = table.num_embeddings - table.offset
             raise ValueError(f"Bart: {length} tokens are more than max_position_embeddings {most}; shorten them")
-        where = table.weight[table.offset : table.offset + length] if positions is None else table(positions)
+        where = table.first(length) if positions is None else table(positions)  # (T, C) or (B, T, C)
         return self.dropout(self.layernorm_embedding(self.embed_tokens(tokens) * self.scale + where))
 
 
@@ -232,23 +231,15 @@ class Bart(EncoderDecoder):
     def memories(self, encoded: Tensor) -> list[Memory]:
         return [layer.encoder_attn.memory(encoded) for layer in self.model.decoder.layers]
 
-    def features(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
-        memories: Iterable[Memory] = (),
-        memory_mask: Optional[Tensor] = None,
-    ) -> Tensor:
+    def decode(self, tokens, positions, given, mask, memory_mask) -> Tensor:
         x = self.model.decoder.embed(tokens, positions)  # (B, T, C)
-        seen = visible(tokens.shape[1], mask, device=tokens.device) if pasts is None else None
-        for layer, memory in zip(self.model.decoder.layers, memories, strict=True):
-            x = layer(x, seen, None if pasts is None else next(pasts), memory, padding(memory_mask))
+        seen = both(causal(tokens.shape[1], tokens.shape[1], tokens.device), padding(mask))  # (..., T, T)
+        for layer, (memory, past) in zip(self.model.decoder.layers, given):
+            x = layer(x, seen, past, memory, memory_mask)
         return x
 
     def logits(self, features: Tensor) -> Tensor:
-        return self.lm_head(features) + self.final_logits_bias.squeeze(0)
+        return self.lm_head(features) + self.final_logits_bias.squeeze(0).cast(features.dtype)
 
     @property
     def context_length(self) -> int:  # type: ignore[override]
@@ -256,6 +247,5 @@ class Bart(EncoderDecoder):
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
-        """(layers, heads, channels of a head) of what the decoder's self-attention keeps."""
         heads = self.config.decoder_attention_heads
         return self.config.decoder_layers, heads, self.config.d_model // heads

@@ -23,29 +23,13 @@ import numpy as np
 
 from .. import nn
 from ..engine.tensor import Tensor
-from ..nn.attention import Past, causal
 from .huggingface import Checkpoint, PathLike, listed, open_checkpoint, write_checkpoint
 
-__all__ = ["Past", "PretrainedModel", "class_for", "classes", "from_pretrained", "visible"]
+__all__ = ["PretrainedModel", "class_for", "classes", "from_pretrained"]
 
 NOTHING = re.compile(r"(?!)")
 LARGEST_SIZE = 2**24  # of the integers in a config.json: positions, of which some models have ten million
 LARGEST_FLOAT = 1e30
-
-
-def visible(
-    tokens: int, mask: Optional[Tensor] = None, window: Optional[int] = None, device: Optional[str] = None
-) -> Tensor:
-    """Which keys each query of a whole sequence may see: bool (T, T), or (B, 1, T, T) with a mask.
-
-    Those up to its own place, of these the last `window` if there is one, and of these the real ones of `mask` (B, T).
-    """
-    device = device if mask is None else mask.device
-    seen = causal(tokens, tokens, device)  # (T, T)
-    if window is not None:
-        place = Tensor.arange(tokens, dtype="int32", device=device)  # (T)
-        seen = seen & (place > place.unsqueeze(-1) - window)
-    return seen if mask is None else seen & mask.unsqueeze(1).unsqueeze(1)  # (B, 1, T, T)
 
 
 class PretrainedModel(nn.Module):
@@ -102,6 +86,11 @@ class PretrainedModel(nn.Module):
         if name not in cls.presets:
             raise ValueError(f"{cls.__name__} has no preset {name!r}; it has {', '.join(cls.presets)}")
         return cls.Config(**cls.presets[name] | overrides)
+
+    @property
+    def body(self) -> Any:
+        """The model without its head."""
+        return getattr(self, self.prefix.removesuffix("."))
 
     def num_parameters(self) -> int:
         """How many numbers are trained; tied weights count once."""

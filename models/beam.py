@@ -44,7 +44,7 @@ def beam_search(
         ids: the prompt, one or more token ids; what the encoder reads, if there is one.
         max_tokens: a text ends with an end token, or with so many tokens, the end token included.
         num_beams: how many texts are continued at a time; 1 is greedy.
-        length_penalty: above 0 favours long texts, below 0 short ones.
+        length_penalty: from -10 to 10; above 0 favours long texts, below 0 short ones.
         early_stopping: True stops as soon as `num_beams` texts have ended; False when the best unfinished one, as long
             as it is now, would not be among them; "never" only when it could not at any length.
         repetition_penalty: see `Sampling`; it applies to log-probabilities here.
@@ -61,6 +61,8 @@ def beam_search(
         raise ValueError(f"beam_search: num_beams must be at least 1, got {num_beams}")
     if not 1 <= num_return <= num_beams:
         raise ValueError(f"beam_search: num_return must be from 1 to num_beams, {num_beams}, got {num_return}")
+    if not -10 <= length_penalty <= 10:
+        raise ValueError(f"beam_search: length_penalty must be from -10 to 10, got {length_penalty}")
     if early_stopping not in (True, False, "never"):
         raise ValueError(f'beam_search: early_stopping must be True, False or "never", got {early_stopping!r}')
     if not 0 < repetition_penalty < float("inf"):

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Optional
 
 from .. import nn
-from ..backends.dtypes import is_bool, is_float
+from ..backends.dtypes import is_float
 from ..engine.tensor import Tensor
 from ..nn import functional as F
+from ..nn.attention import padding
 from ..nn.module import parameter
 from .base import PretrainedModel
 from .gpt import ACTIVATIONS
@@ -99,29 +100,25 @@ def initialize(module: nn.Module, std: float) -> None:
                 nn.init.zeros_(child.bias)
 
 
-def as_bool(mask: Tensor) -> Tensor:
-    """A mask of bools, or of the ones and zeros that tokenizers give."""
-    return mask if is_bool(mask.dtype) else mask.ne(0)
-
-
 class Embeddings(nn.Module):
     """Tokens, their positions and their segments, summed and normalised."""
 
     def __init__(self, config: BertConfig):
         C = config.hidden_size
         self.word_embeddings = nn.Embedding(config.vocab_size, C, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, C)
+        self.position_embeddings: nn.Embedding = nn.LearnedPositions(config.max_position_embeddings, C)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, C)
         self.LayerNorm = nn.LayerNorm(C, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def places(self, tokens: Tensor) -> Tensor:
         """The embeddings of the positions of tokens (B, T), as (T, C) or (B, T, C)."""
-        return self.position_embeddings.weight[: tokens.shape[1]]
+        return self.position_embeddings.first(tokens.shape[1])
 
     def forward(self, tokens: Tensor, segments: Optional[Tensor]) -> Tensor:
-        segment = self.token_type_embeddings.weight[0] if segments is None else self.token_type_embeddings(segments)
-        x = self.word_embeddings(tokens) + segment + self.places(tokens)  # (B, T, C)
+        if segments is None:
+            segments = Tensor.zeros(1, 1, dtype="int32", device=tokens.device)
+        x = self.word_embeddings(tokens) + self.token_type_embeddings(segments) + self.places(tokens)  # (B, T, C)
         return self.dropout(self.LayerNorm(x))
 
 
@@ -227,11 +224,6 @@ class BertPretrained(PretrainedModel):
             "label2id": {name: i for i, name in enumerate(labels)},
         }
 
-    @property
-    def body(self) -> Bert:
-        """The encoder under a head."""
-        return getattr(self, self.prefix.removesuffix("."))
-
 
 class Bert(BertPretrained):
     """The encoder without a head, or with that of sentence embeddings, which has no weights.
@@ -280,9 +272,7 @@ class Bert(BertPretrained):
         for name, other in (("mask", mask), ("segments", segments)):
             if other is not None and other.shape != tokens.shape:
                 raise ValueError(f"{kind}: {name} {other.shape} must have the shape of the tokens {tokens.shape}")
-        if mask is not None:
-            mask = as_bool(mask)[:, None, None, :]  # (B, 1, 1, T)
-        return self.encoder(self.embeddings(tokens, segments), mask)
+        return self.encoder(self.embeddings(tokens, segments), padding(mask))
 
     def forward(self, tokens: Tensor, mask: Optional[Tensor] = None, segments: Optional[Tensor] = None) -> Output:
         """Features (B, T, C), and the pooled first of them (B, C) if there is a pooler. See `features`."""
@@ -297,7 +287,7 @@ class Bert(BertPretrained):
         x = self.features(tokens, mask, segments)  # (B, T, C)
         if mask is None:
             return F.normalize(x.mean(axis=1))
-        real = as_bool(mask).cast(x.dtype).unsqueeze(-1)  # (B, T, 1)
+        real = mask.ne(0).cast(x.dtype).unsqueeze(-1)  # (B, T, 1)
         return F.normalize((x * real).sum(axis=1) / real.sum(axis=1).clamp(1e-9))
 
 

@@ -15,7 +15,7 @@ from typing import Any, Optional
 import numpy as np
 
 from ..engine.tensor import Tensor
-from .base import Past
+from ..nn.attention import Past
 
 
 class KVCache:

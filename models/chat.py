@@ -140,7 +140,7 @@ class Conversation:
         self.max_tokens, self.sampling = max_tokens, sampling or Sampling(0.0)
         self.generator = np.random.default_rng(seed)
         named = (tokenizer.id_of(name) for name in ENDS)
-        self.ends = {token for token in (tokenizer.eos, *named) if token is not None}
+        self.ends = tokenizer.ends | {token for token in named if token is not None}
         self.decoder = borrow(model, sizes_for(model, 1, 1))
         self.read: list[int] = []  # the tokens whose keys and values the decoder has
 

@@ -6,15 +6,23 @@ Shapes in comments: B sequences, T tokens, S tokens that can be looked back on, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional
+from itertools import repeat
+from typing import ClassVar, Optional
 
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from .base import Past, PretrainedModel
+from ..nn.attention import Past, both, causal, padding
+from .base import PretrainedModel
 
 
 class LanguageModel(PretrainedModel):
-    """The base of GPT, GPT1 and Llama, which say what is computed; here is what is the same."""
+    """The base of GPT, GPT1 and Llama, which say what is computed; here is what is the same.
+
+    Their `body` is called with tokens (B, T), positions (T) or (B, T) or None, a Past or None for each layer, and a
+    mask (..., T, T) of what each token sees, or None where that is all before it, or what the pasts say.
+    """
+
+    longest: ClassVar[str]  # the option of the Config that is the most tokens of a sequence
 
     def features(
         self,
@@ -29,12 +37,22 @@ class LanguageModel(PretrainedModel):
             positions: (T) or (B, T), 0 to T - 1 unless given.
             pasts: one a layer, where keys and values of earlier tokens are kept; they say what each token may see.
             mask: which tokens are real, bool (B, T), where the others pad; used without `pasts`.
+
+        Raises ValueError for more than context_length tokens.
         """
-        raise NotImplementedError
+        T, window, seen = tokens.shape[1], self.window, None
+        if T > self.context_length:
+            raise ValueError(
+                f"{type(self).__name__}: {T} tokens are more than {self.longest} {self.context_length}; "
+                "pass the last of them"
+            )
+        if pasts is None and (mask is not None or (window is not None and window < T)):
+            seen = both(causal(T, T, tokens.device, window), padding(mask))  # (T, T) or (B, 1, T, T)
+        return self.body(tokens, positions, pasts or repeat(None), seen)
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., C) to (..., V)."""
-        raise NotImplementedError
+        return self.lm_head(features)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
@@ -44,7 +62,7 @@ class LanguageModel(PretrainedModel):
     @property
     def context_length(self) -> int:
         """The most tokens of a sequence."""
-        raise NotImplementedError
+        return getattr(self.config, self.longest)
 
     @property
     def window(self) -> Optional[int]:

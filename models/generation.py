@@ -15,6 +15,7 @@ how a token is chosen is `sampling.py`'s; the search for the best of many texts 
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Optional, Union
@@ -157,10 +158,18 @@ def _stop_at(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def prompt_of(model: Any, ids: Any) -> list[int]:
-    """Token ids as a list. Raises ValueError if there are none, or some that the model does not know."""
-    prompt = [int(token) for token in np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids).reshape(-1)]
-    if not prompt:
+    """Token ids as a list. Raises ValueError if there are none, or some that the model does not know, and TypeError
+    for what is no token ids."""
+    array = np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids)
+    if not array.size:
         raise ValueError("generate: the prompt is empty; give at least one token")
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"generate: a prompt is token ids, not {array.dtype}; the tokenizer's encode makes them of a text"
+        )
+    if array.size != max(array.shape, default=1):
+        raise ValueError(f"generate: {array.shape} is more than one prompt; generate_batch takes several")
+    prompt = array.reshape(-1).tolist()
     vocabulary = model.config.vocab_size
     if min(prompt) < 0 or max(prompt) >= vocabulary:
         raise ValueError(
@@ -170,7 +179,7 @@ def prompt_of(model: Any, ids: Any) -> list[int]:
 
 
 def check_max_tokens(max_tokens: int) -> None:
-    if max_tokens < 0:
+    if operator.index(max_tokens) < 0:
         raise ValueError(f"generate: max_tokens must not be negative, got {max_tokens}")
 
 

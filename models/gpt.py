@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from .. import nn
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from .base import Past, visible
+from ..nn.attention import Past
 from .decoder import LanguageModel
 
 # config.json's activation_function -> layer
@@ -132,30 +132,20 @@ class Transformer(nn.Module):
     """Everything but the head: tokens to features."""
 
     def __init__(self, config: GPTConfig):
-        self.block_size = config.block_size
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.wpe = nn.LearnedPositions(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
 
     def forward(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
+        self, tokens: Tensor, positions: Optional[Tensor], pasts: Iterable[Optional[Past]], seen: Optional[Tensor]
     ) -> Tensor:
-        """(B, T) integers to (B, T, C). `positions` (T) or (B, T) are 0 to T - 1 unless given; `pasts` has one Past a
-        block; `mask` (B, T) is False for tokens that pad, which none of the others sees."""
-        B, T = tokens.shape
-        if T > self.block_size:
-            raise ValueError(f"GPT: {T} tokens are more than block_size {self.block_size}; pass the last of them")
-        where = self.wpe.weight[:T] if positions is None else self.wpe(positions)  # (T, C) or (B, T, C)
+        """(B, T) integers to (B, T, C); see `LanguageModel`."""
+        where = self.wpe.first(tokens.shape[1]) if positions is None else self.wpe(positions)  # (T, C) or (B, T, C)
         x = self.drop(self.wte(tokens) + where)  # (B, T, C)
-        seen = None if mask is None or pasts is not None else visible(T, mask)  # (B, 1, T, T)
-        for block in self.h:
-            x = block(x, None if pasts is None else next(pasts), seen)
+        for block, past in zip(self.h, pasts):
+            x = block(x, past, seen)
         return self.ln_f(x)
 
 
@@ -166,6 +156,7 @@ class GPT(LanguageModel):
     model_type = "gpt2"
     architectures = ("GPT2LMHeadModel", "GPT2Model")
     prefix = "transformer."
+    longest = "block_size"
     ignored = re.compile(r"\.attn\.(bias|masked_bias)$")  # causal masks, which old checkpoints hold
     fields = {
         "n_layer": ("n_layer", 12),
@@ -199,25 +190,9 @@ class GPT(LanguageModel):
             elif parameter.ndim == 2:
                 nn.init.normal_(parameter, 0.0, 0.02)
 
-    def features(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        return self.transformer(tokens, positions, pasts, mask)
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.lm_head(features)
-
     @property
     def cache_shape(self) -> tuple[int, int, int]:
         return self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
-
-    @property
-    def context_length(self) -> int:
-        return self.config.block_size
 
     slides = True  # where the context is full, generation goes on with the newer half of it
 

@@ -11,15 +11,15 @@ Shapes in comments: B sequences, T tokens, C = n_embd channels, V the vocabulary
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from .. import nn
 from ..engine.tensor import Tensor
-from .base import Past, visible
+from ..nn.attention import Past
 from .decoder import LanguageModel
-from .gpt import MLP, Attention, GPTConfig
+from .gpt import GPT, MLP, Attention, GPTConfig
 
 # transformers' names of GPT-1's activations -> those of GPT-2's that compute the same
 ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "swish"}
@@ -49,28 +49,20 @@ class Transformer(nn.Module):
     """Everything but the head: tokens to features."""
 
     def __init__(self, config: GPT1Config):
-        self.block_size = config.block_size
         self.tokens_embed = nn.Embedding(config.vocab_size, config.n_embd)
-        self.positions_embed = nn.Embedding(config.block_size, config.n_embd)
+        self.positions_embed = nn.LearnedPositions(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
 
     def forward(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
+        self, tokens: Tensor, positions: Optional[Tensor], pasts: Iterable[Optional[Past]], seen: Optional[Tensor]
     ) -> Tensor:
-        """(B, T) integers to (B, T, C); see `LanguageModel.features`."""
-        T = tokens.shape[1]
-        if T > self.block_size:
-            raise ValueError(f"GPT1: {T} tokens are more than block_size {self.block_size}; pass the last of them")
-        where = self.positions_embed.weight[:T] if positions is None else self.positions_embed(positions)
+        """(B, T) integers to (B, T, C); see `LanguageModel`."""
+        table = self.positions_embed
+        where = table.first(tokens.shape[1]) if positions is None else table(positions)  # (T, C) or (B, T, C)
         x = self.drop(self.tokens_embed(tokens) + where)  # (B, T, C)
-        seen = None if mask is None or pasts is not None else visible(T, mask)  # (B, 1, T, T)
-        for block in self.h:
-            x = block(x, None if pasts is None else next(pasts), seen)
+        for block, past in zip(self.h, pasts):
+            x = block(x, past, seen)
         return x
 
 
@@ -81,6 +73,7 @@ class GPT1(LanguageModel):
     model_type = "openai-gpt"
     architectures = ("OpenAIGPTLMHeadModel", "OpenAIGPTModel")
     prefix = "transformer."
+    longest = "block_size"
     ignored = re.compile(r"\.attn\.bias$|(^|\.)position_ids$")
     fields = {
         "n_layer": ("n_layer", 12),
@@ -104,25 +97,7 @@ class GPT1(LanguageModel):
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, 0.0, 0.02)
 
-    def features(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        return self.transformer(tokens, positions, pasts, mask)
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.lm_head(features)
-
-    @property
-    def cache_shape(self) -> tuple[int, int, int]:
-        return self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
-
-    @property
-    def context_length(self) -> int:
-        return self.config.block_size
+    cache_shape = GPT.cache_shape
 
     # -- checkpoints
 

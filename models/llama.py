@@ -12,13 +12,13 @@ Shapes in comments: B sequences, T tokens, C = hidden_size channels, H heads of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from .. import nn
 from ..engine.tensor import Tensor
-from .base import Past, visible
+from ..nn.attention import Past
 from .decoder import LanguageModel
 from .gpt import ACTIVATIONS
 
@@ -172,7 +172,6 @@ class Transformer(nn.Module):
     """Everything but the head: tokens to features."""
 
     def __init__(self, config: LlamaConfig):
-        self.longest, self.window = config.max_position_embeddings, config.sliding_window
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -180,25 +179,15 @@ class Transformer(nn.Module):
         self.rotary_emb = nn.RotaryEmbedding(head_dim, config.rope_theta, config.rope_scaling)
 
     def forward(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
+        self, tokens: Tensor, positions: Optional[Tensor], pasts: Iterable[Optional[Past]], seen: Optional[Tensor]
     ) -> Tensor:
-        """(B, T) integers to (B, T, C); see `LanguageModel.features`."""
-        T = tokens.shape[1]
-        if T > self.longest:
-            raise ValueError(f"Llama: {T} tokens are more than max_position_embeddings {self.longest}")
+        """(B, T) integers to (B, T, C); see `LanguageModel`."""
         if positions is None:
-            positions = Tensor.arange(T, dtype="int32", device=tokens.device)
+            positions = Tensor.arange(tokens.shape[1], dtype="int32", device=tokens.device)
         rotation = self.rotary_emb(positions)  # 2 x (T, D/2) or (B, 1, T, D/2)
-        seen = None
-        if pasts is None and (mask is not None or (self.window is not None and self.window < T)):
-            seen = visible(T, mask, self.window, tokens.device)  # (T, T) or (B, 1, T, T)
         x = self.embed_tokens(tokens)  # (B, T, C)
-        for block in self.layers:
-            x = block(x, rotation, seen, None if pasts is None else next(pasts))
+        for block, past in zip(self.layers, pasts):
+            x = block(x, rotation, seen, past)
         return self.norm(x)
 
 
@@ -209,6 +198,7 @@ class Llama(LanguageModel):
     model_type = ("llama", "mistral")
     architectures = ("LlamaForCausalLM", "LlamaModel", "MistralForCausalLM", "MistralModel")
     prefix = "model."
+    longest = "max_position_embeddings"
     ignored = re.compile(r"rotary_emb\.inv_freq$")
     fields = {
         "vocab_size": ("vocab_size", 32000),
@@ -244,26 +234,10 @@ class Llama(LanguageModel):
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, 0.0, 0.02)
 
-    def features(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        return self.model(tokens, positions, pasts, mask)
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.lm_head(features)
-
     @property
     def cache_shape(self) -> tuple[int, int, int]:
         attention = self.model.layers[0].self_attn
         return self.config.num_hidden_layers, attention.num_kv_heads, attention.head_dim
-
-    @property
-    def context_length(self) -> int:
-        return self.config.max_position_embeddings
 
     @property
     def window(self) -> Optional[int]:

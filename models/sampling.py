@@ -10,6 +10,7 @@ array([0. , 0.5, 0. , 0.5])
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Optional
@@ -41,7 +42,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"generate: temperature must be a number that is not negative, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
+        if self.top_k is not None and operator.index(self.top_k) < 1:
             raise ValueError(f"generate: top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"generate: top_p must be above 0 and at most 1, got {self.top_p}")
@@ -95,7 +96,10 @@ def penalised(logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.nda
     if penalty == 1:
         return logits
     logits, seen = logits.copy(), np.unique(np.fromiter(seen, np.int64))
-    logits[seen] = np.where(logits[seen] < 0, logits[seen] * penalty, logits[seen] / penalty)
+    most = np.finfo(logits.dtype).max
+    with np.errstate(over="ignore"):  # what is beyond the dtype's numbers becomes its largest
+        some = logits[seen].astype(np.float64)
+        logits[seen] = np.where(some < 0, some * penalty, some / penalty).clip(-most, most)
     return logits
 
 

@@ -10,11 +10,13 @@ Shapes in comments: B sequences, S source tokens, T target tokens, C channels, H
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Optional
 
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from .base import Past, PretrainedModel
+from ..nn.attention import Past, padding
+from .base import PretrainedModel
 
 Memory = tuple[Tensor, Tensor]  # keys and values (B, H, S, D) of the source, for one layer
 
@@ -52,7 +54,31 @@ class EncoderDecoder(PretrainedModel):
             mask: which tokens are real, bool (B, T); used without `pasts`, which know it themselves.
             memories: from `memories(encode(source))`.
             memory_mask: which tokens of the source are real, bool (B, S).
+
+        Raises ValueError for memories of another number of layers.
         """
+        memories, layers = list(memories), self.cache_shape[0]
+        if len(memories) != layers:
+            raise ValueError(
+                f"{type(self).__name__}: memories are of {len(memories)} layers, and it has {layers}; "
+                "they come from memories(encode(source))"
+            )
+        return self.decode(tokens, positions, zip(memories, pasts or repeat(None)), mask, padding(memory_mask))
+
+    def decode(
+        self,
+        tokens: Tensor,
+        positions: Optional[Tensor],
+        given: Iterable[tuple[Memory, Optional[Past]]],
+        mask: Optional[Tensor],
+        memory_mask: Optional[Tensor],
+    ) -> Tensor:
+        """`features`, with the memory and the past (or None) `given` to each layer, and memory_mask (B, 1, 1, S)."""
+        raise NotImplementedError
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """(layers, heads, channels of a head) of what the decoder's self-attention keeps."""
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
@@ -110,8 +136,3 @@ class EncoderDecoder(PretrainedModel):
         if targets.shape != target_in.shape:
             raise ValueError(f"{name}: targets {targets.shape} must have the shape of target_in {target_in.shape}")
         return logits, F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
-
-
-def padding(mask: Optional[Tensor]) -> Optional[Tensor]:
-    """Which keys are real, (B, S), in the shape of attention's masks: (B, 1, 1, S)."""
-    return None if mask is None else mask.unsqueeze(1).unsqueeze(1)

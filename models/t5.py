@@ -16,17 +16,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, ClassVar, Optional
 
 from .. import nn
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from ..nn.positions import RelativePositionBias
-from .base import Past, PretrainedModel, visible
+from ..nn.attention import Past, both, causal, padding
+from .base import PretrainedModel
 from .gpt import ACTIVATIONS
-from .seq2seq import EncoderDecoder, Memory, padding
+from .seq2seq import EncoderDecoder, Memory
 
 
 @dataclass
@@ -95,10 +96,13 @@ PRESETS = {
 }
 
 
+NOTHING_GIVEN = repeat((None, None))  # to the layers of an encoder
+
+
 class Attention(nn.Module):
     """Multi-head attention without biases, whose scores are not divided by sqrt(D)."""
 
-    relative_attention_bias: RelativePositionBias  # in the first self-attention of a stack
+    relative_attention_bias: nn.RelativePositionBias  # in the first self-attention of a stack
 
     def __init__(self, config: T5Config):
         self.num_heads, self.dropout = config.num_heads, config.dropout_rate
@@ -130,7 +134,7 @@ class SelfAttentionLayer(nn.Module):
     def __init__(self, config: T5Config, first: bool, decoder: bool):
         self.SelfAttention = Attention(config)
         if first:
-            self.SelfAttention.relative_attention_bias = RelativePositionBias(
+            self.SelfAttention.relative_attention_bias = nn.RelativePositionBias(
                 config.num_heads,
                 config.relative_attention_num_buckets,
                 config.relative_attention_max_distance,
@@ -227,24 +231,19 @@ class Stack(nn.Module):
         self,
         tokens: Tensor,
         mask: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        memories: Iterable[Memory] = (),
+        given: Iterable[tuple[Optional[Memory], Optional[Past]]] = NOTHING_GIVEN,
         memory_mask: Optional[Tensor] = None,
     ) -> Tensor:
-        """(B, T) to (B, T, C); the arguments are those of `EncoderDecoder.features`."""
-        if pasts is not None:
-            seen = None  # they know
-        elif self.decoder:
-            seen = visible(tokens.shape[1], mask, device=tokens.device)  # (T, T) or (B, 1, T, T)
-        else:
-            seen = padding(mask)  # (B, 1, 1, T)
-        memories, bias = iter(memories), None
+        """(B, T) to (B, T, C); the arguments are those of `EncoderDecoder.decode`."""
+        seen, bias = padding(mask), None  # (B, 1, 1, T)
+        if self.decoder:
+            seen = both(causal(tokens.shape[1], tokens.shape[1], tokens.device), seen)  # (T, T) or (B, 1, T, T)
         x = self.dropout(self.embed_tokens(tokens))  # (B, T, C)
-        for block in self.block:
+        for block, (memory, past) in zip(self.block, given):
             attention, *cross, feed_forward = block.layer
-            x, bias = attention(x, bias, seen, None if pasts is None else next(pasts))
+            x, bias = attention(x, bias, seen, past)
             for layer in cross:
-                x = layer(x, next(memories), padding(memory_mask))
+                x = layer(x, memory, memory_mask)
             x = feed_forward(x)
         return self.dropout(self.final_layer_norm(x))
 
@@ -292,16 +291,8 @@ class T5(_T5, EncoderDecoder):
     def memories(self, encoded: Tensor) -> list[Memory]:
         return [block.layer[1].EncDecAttention.memory(encoded) for block in self.decoder.block]
 
-    def features(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,  # not used: T5 knows distances alone
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
-        memories: Iterable[Memory] = (),
-        memory_mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        return self.decoder(tokens, mask, pasts, memories, memory_mask)
+    def decode(self, tokens, positions, given, mask, memory_mask) -> Tensor:
+        return self.decoder(tokens, mask, given, memory_mask)  # whatever the positions: T5 knows distances alone
 
     def logits(self, features: Tensor) -> Tensor:
         # the embeddings have a scale of 1, which would be too large for a head
@@ -309,7 +300,6 @@ class T5(_T5, EncoderDecoder):
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
-        """(layers, heads, channels of a head) of what the decoder's self-attention keeps."""
         return self.config.num_decoder_layers, self.config.num_heads, self.config.d_kv
 
 

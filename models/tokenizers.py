@@ -37,7 +37,7 @@ END_OF_TEXT = "<|endoftext|>"
 # Tokens that end a text, by the names that published tokenizers give them; the first that is there counts.
 ENDS = ("</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", END_OF_TEXT, "<eos>", "[SEP]")
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what decoding makes of bytes that are not yet a whole character
-LONGEST = 4  # bytes of a character in UTF-8, hence the most tokens that one can take
+LARGEST_VOCABULARY = 1 << 22  # tokens to be learnt: memory for as many is taken beforehand
 
 
 class Tokenizer:
@@ -45,6 +45,12 @@ class Tokenizer:
 
     vocab_size: int
     eos: Optional[int] = None
+    more_ends: frozenset[int] = frozenset()  # ids that end a text too
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """All ids that end a text."""
+        return self.more_ends if self.eos is None else self.more_ends | {self.eos}
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids. With `special`, also the ones that the model's inputs begin and end with ([CLS], </s>, ...)."""
@@ -137,8 +143,8 @@ class CharTokenizer(Tokenizer):
     def encode_array(self, text: str) -> np.ndarray:
         """int32 ids. Raises ValueError that names the characters the vocabulary lacks."""
         points = _code_points(text)
-        tokens = np.minimum(np.searchsorted(self.code_points, points), len(self) - 1)
-        unknown = self.code_points[tokens] != points
+        tokens = np.searchsorted(self.code_points, points)
+        unknown = np.append(self.code_points, np.uint32(2**32 - 1))[tokens] != points
         if unknown.any():
             names = ", ".join(repr(chr(point)) for point in np.unique(points[unknown]))
             raise ValueError(
@@ -151,10 +157,10 @@ class CharTokenizer(Tokenizer):
         return self.encode_array(text).tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
-        try:
-            return "".join(self.characters[token] for token in ids)
-        except IndexError:
-            raise ValueError(f"a token is none of the {self.vocab_size} characters that this tokenizer knows") from None
+        ids = list(ids)
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            raise ValueError(f"a token is none of the {self.vocab_size} characters that this tokenizer knows")
+        return "".join(self.characters[token] for token in ids)
 
     def id_of(self, token: str) -> Optional[int]:
         place = self.characters.find(token) if len(token) == 1 else -1
@@ -189,6 +195,8 @@ class SubwordTokenizer(Tokenizer):
                 f"a byte-level vocabulary has 256 bytes and {len(special_tokens)} special tokens: "
                 f"vocab_size must be at least {256 + len(special_tokens)}, not {vocab_size}"
             )
+        if vocab_size > LARGEST_VOCABULARY:
+            raise ValueError(f"vocab_size must be at most {LARGEST_VOCABULARY}, not {vocab_size}")
         package = _package()
         inner = _byte_level(package, package.models.BPE(), None)
         trainer = package.trainers.BpeTrainer(
@@ -240,10 +248,16 @@ class SubwordTokenizer(Tokenizer):
         return cls(inner)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=special).ids
+        try:
+            return self.inner.encode(text, add_special_tokens=special).ids
+        except TypeError:  # a str may hold halves of characters, as the shell's arguments do that are no UTF-8
+            raise ValueError(f"{str(text)[:60]!r} is no text in Unicode") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self.inner.decode([int(token) for token in ids], skip_special_tokens=True)
+        ids = [int(token) for token in ids]
+        if ids and not 0 <= min(ids) <= max(ids) < 1 << 32:
+            raise ValueError(f"tokens of {min(ids)} to {max(ids)} are none")
+        return self.inner.decode(ids, skip_special_tokens=True)
 
     def id_of(self, token: str) -> Optional[int]:
         return self.inner.token_to_id(token)
@@ -300,7 +314,8 @@ def from_tiktoken(
 
 
 def tokenizer_from(folder: PathLike) -> Tokenizer:
-    """The tokenizer beside a model in Hugging Face's form: tokenizer.json, and the end token that config.json names.
+    """The tokenizer beside a model in Hugging Face's form: tokenizer.json, and the end tokens that
+    generation_config.json or config.json names.
 
     Raises FileNotFoundError, ImportError, and ValueError for damaged files and for a tokenizer that does not belong to
     the model: it has ids beyond the model's vocabulary.
@@ -311,20 +326,23 @@ def tokenizer_from(folder: PathLike) -> Tokenizer:
         hint = "; transformers' AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one"
         raise FileNotFoundError(f"no tokenizer.json in {folder}{hint}")
     tokenizer = Tokenizer.load(path)
-    config: Any = {}
-    if (folder / "config.json").is_file():
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from None
-    if isinstance(config, dict):
-        if isinstance(config.get("vocab_size"), int):
-            check_belongs(tokenizer, config["vocab_size"], str(path))
-        eos = config.get("eos_token_id")
-        eos = eos[0] if isinstance(eos, list) and eos else eos
-        if isinstance(eos, int) and 0 <= eos < tokenizer.vocab_size:
-            tokenizer.eos = eos
+    config = _json_beside(folder / "config.json")
+    if isinstance(config.get("vocab_size"), int):
+        check_belongs(tokenizer, config["vocab_size"], str(path))
+    eos = (config | _json_beside(folder / "generation_config.json")).get("eos_token_id")
+    ends = [token for token in (eos if isinstance(eos, list) else [eos]) if type(token) is int and token >= 0]
+    if ends:
+        tokenizer.eos, tokenizer.more_ends = ends[0], frozenset(ends)
     return tokenizer
+
+
+def _json_beside(path: Path) -> dict[str, Any]:
+    """What a file of settings says, which may be missing. Raises ValueError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return content if isinstance(content, dict) else {}
 
 
 def check_belongs(tokenizer: Tokenizer, vocab_size: int, name: str = "the tokenizer") -> None:
@@ -341,17 +359,19 @@ def stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
 
     The pieces together are what `decode` makes of all ids.
     """
-    shown: list[int] = []  # the tokens of the last piece, which decide whether a space comes before the next one
-    waiting: list[int] = []
+    kept: list[int] = []  # the last piece's tokens, which decide whether a space comes next, and all that came since
+    last, given = 0, 0  # of these the number of the last piece's tokens, and of the characters that were given
     for token in ids:
-        waiting.append(int(token))
-        before, text = tokenizer.decode(shown), tokenizer.decode(shown + waiting)
-        unfinished = text.endswith(UNFINISHED) and len(waiting) < LONGEST
-        if unfinished or len(text) <= len(before):
-            continue
-        yield text[len(before) :]
-        shown, waiting = waiting, []
-    rest = tokenizer.decode(shown + waiting)[len(tokenizer.decode(shown)) :]
+        kept.append(int(token))
+        text = tokenizer.decode(kept)
+        ready = text.rstrip(UNFINISHED)  # later bytes may make something else of the rest
+        if len(ready) > given:
+            yield ready[given:]
+            given = len(ready)
+            if ready == text:
+                kept = kept[last:]
+                last, given = len(kept), len(tokenizer.decode(kept))
+    rest = tokenizer.decode(kept)[given:]
     if rest:
         yield rest
 

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Optional
 
 from .. import nn
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from ..nn.attention import attention_weights
-from .base import Past
-from .seq2seq import EncoderDecoder, Memory, padding
+from ..nn.attention import Past, attention_weights, padding
+from .seq2seq import EncoderDecoder, Memory
 
 
 @dataclass
@@ -150,8 +148,8 @@ class Transformer(EncoderDecoder):
         """(B, T) integers, at positions (T) or (B, T), 0 to T - 1 unless given, to (B, T, C)."""
         if positions is None:
             positions = Tensor.arange(tokens.shape[1], dtype="int32", device=tokens.device)
-        scale = math.sqrt(self.config.d_model)
-        return self.dropout(self.embedding(tokens) * scale + self.positions(positions))
+        x = self.embedding(tokens) * math.sqrt(self.config.d_model)
+        return self.dropout(x + self.positions(positions).cast(x.dtype))
 
     def encode(self, tokens: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         return self.encoder(self._embed(tokens), src_key_padding_mask=None if mask is None else mask.logical_not())
@@ -160,18 +158,10 @@ class Transformer(EncoderDecoder):
         layers: list[Any] = list(self.decoder.layers)
         return [layer.multihead_attn.project_memory(encoded, encoded) for layer in layers]
 
-    def features(
-        self,
-        tokens: Tensor,
-        positions: Optional[Tensor] = None,
-        pasts: Optional[Iterator[Past]] = None,
-        mask: Optional[Tensor] = None,
-        memories: Iterable[Memory] = (),
-        memory_mask: Optional[Tensor] = None,
-    ) -> Tensor:
+    def decode(self, tokens, positions, given, mask, memory_mask) -> Tensor:
         x = self._embed(tokens, positions)  # (B, T, C)
-        for layer, memory in zip(self.decoder.layers, memories, strict=True):
-            x = layer(x, memory, padding(memory_mask), mask, None if pasts is None else next(pasts))
+        for layer, (memory, past) in zip(self.decoder.layers, given):
+            x = layer(x, memory, memory_mask, mask, past)
         return x if self.decoder.norm is None else self.decoder.norm(x)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -179,7 +169,6 @@ class Transformer(EncoderDecoder):
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
-        """(layers, heads, channels of a head) of what the decoder's self-attention keeps."""
         return self.config.decoder_layers, self.config.num_heads, self.config.d_model // self.config.num_heads
 
     def cross_attention(

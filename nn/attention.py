@@ -276,10 +276,18 @@ class GroupedQueryAttention(Module):
 # Here as in scaled_dot_product_attention: bool, True where a key is seen, or floats that are added to the scores.
 
 
-def causal(queries: int, keys: int, device: Optional[str] = None) -> Tensor:
-    """(queries, keys) bool: query t sees keys 0 to t."""
+def causal(queries: int, keys: int, device: Optional[str] = None, window: Optional[int] = None) -> Tensor:
+    """(queries, keys) bool: query t sees keys 0 to t, or the last `window` of them."""
     where = Tensor.arange(queries, dtype="int32", device=device).unsqueeze(-1)
-    return Tensor.arange(keys, dtype="int32", device=device) <= where
+    place = Tensor.arange(keys, dtype="int32", device=device)
+    return place <= where if window is None else (place <= where) & (place > where - window)
+
+
+def padding(mask: Optional[Tensor]) -> Optional[Tensor]:
+    """Which keys (B, S) are real, bools or the ones and zeros of tokenizers, as a bool mask (B, 1, 1, S)."""
+    if mask is None:
+        return None
+    return (mask if is_bool(mask.dtype) else mask.ne(0)).unsqueeze(1).unsqueeze(1)
 
 
 def visible(mask: Optional[Tensor], name: str, like: Tensor) -> Optional[Tensor]:

@@ -54,7 +54,8 @@ class LearnedPositions(Embedding):
     """A learned vector for each position (Gehring et al., arXiv 1705.03122): integers (...) to (..., embed_dim).
 
     `weight` has `offset` rows before that of position 0 (BART's has two), offset + num_positions in all. Raises
-    IndexError for a position outside 0 <= p < num_positions, as the device finds it.
+    IndexError for a position outside 0 <= p < num_positions, as the device finds it. `first(count)` gives the vectors
+    of positions 0 to count - 1 as a view, (count, embed_dim).
     """
 
     def __init__(self, num_positions: int, embed_dim: int, offset: int = 0, device: Optional[str] = None, dtype=None):
@@ -63,6 +64,9 @@ class LearnedPositions(Embedding):
 
     def forward(self, index: Tensor) -> Tensor:
         return super().forward(index + self.offset if self.offset else index)
+
+    def first(self, count: int) -> Tensor:
+        return self.weight[self.offset : self.offset + count]
 
 
 # --- turning queries and keys -----------------------------------------------------------------------------------------

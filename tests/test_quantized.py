@@ -217,13 +217,13 @@ def test_quantize_packs_a_model_and_keeps_ties_names_and_state():
     tokens = Tensor(np.arange(8, dtype=np.int32).reshape(1, 8))
     exact = model(tokens)[0].numpy()
     names = set(model.state_dict())
-    assert quantize(model, skip=lambda name, layer: name.endswith("wpe")) is model
+    assert quantize(model) is model
     assert model.lm_head.weight is model.transformer.wte.weight
-    assert type(model.transformer.wpe) is nn.Embedding and not model.lm_head.training
+    assert type(model.transformer.wpe) is nn.LearnedPositions and not model.lm_head.training
     assert set(model.state_dict()) == names
     packed = model(tokens)[0].numpy()
     assert 0 < np.abs(packed - exact).max() < 0.02 * np.abs(exact).max()
-    other = quantize(GPT(config), skip=lambda name, layer: name.endswith("wpe"))
+    other = quantize(GPT(config))
     other.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(other(tokens)[0].numpy(), packed)
 
