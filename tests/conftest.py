@@ -3,6 +3,11 @@
 python -m pytest                     some ten minutes: few examples a property
 HYPOTHESIS_PROFILE=ci ...            as many, and the same ones every time
 python -m pytest --long              also the tests marked `sweep`
+python -m pytest --optimise          OpenCL kernels as users have them
+
+Nearly all of the time would go into building OpenCL kernels, two thirds of that into the driver's optimiser, for kernels
+that run once on a few numbers. So the optimiser is off by default, but for the processes that tests start; `.ci/run`
+runs the tests of kernels again with it, on both PoCLs.
 """
 
 from __future__ import annotations
@@ -26,13 +31,18 @@ hypothesis.settings.register_profile("sweep", max_examples=1000, deadline=None)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="run the tests marked sweep too")
+    parser.addoption("--long", action="store_true", help="run the tests marked sweep too, and as with --optimise")
+    parser.addoption("--optimise", action="store_true", help="let the driver optimise OpenCL kernels")
 
 
 def pytest_configure(config):
     hypothesis.settings.load_profile(
         os.environ.get("HYPOTHESIS_PROFILE", "sweep" if config.getoption("--long") else "quick")
     )
+    if not (config.getoption("--long") or config.getoption("--optimise")):
+        from clgrad.backends.opencl import backend
+
+        backend.OPTIONS += ("-cl-opt-disable",)
 
 
 def pytest_collection_modifyitems(config, items):

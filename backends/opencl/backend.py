@@ -46,6 +46,7 @@ HEADER_WIDE = """\
 #endif
 """
 HEADER_FP64 = "#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif\n"
+OPTIONS = ("-cl-std=CL1.2",)  # of every build
 KERNELS_A_PROGRAM = 64  # more in one program only make the failure of one harder to read
 SMALL = 1 << 16  # bytes: what is uploaded from a copy, without waiting for it
 KEPT = 2048  # executables that nobody uses at the moment
@@ -84,7 +85,7 @@ class OpenCLBackend(Backend):
         if shapes is None and self.shapes != self.table:  # a run's record has it from here
             self.info = replace(self.info, description=f"{self.info.description}, tuned {_digest(str(self.shapes))}")
         self.vectors_aligned = device.mem_base_addr_align // 8 >= 128 or self.shapes.dot_vector * 4 <= 16
-        self.options = ["-cl-std=CL1.2"]
+        self.options = list(OPTIONS)
         if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
             self.options.append("-cl-fp32-correctly-rounded-divide-sqrt")
         self.lock = threading.RLock()
