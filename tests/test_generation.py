@@ -314,6 +314,29 @@ def test_no_token_is_made_after_a_string_that_stops(ours):
 
 
 @pytest.mark.parametrize(
+    ("prompt", "max_tokens", "error", "message"),
+    [
+        ([[1, 2], [3, 4]], 3, ValueError, "more than one prompt"),
+        ([1.5], 3, TypeError, "token ids, not float"),
+        ("text", 3, TypeError, "token ids, not <U4"),
+        ([], 3, ValueError, "empty"),
+        ([1], 2.5, TypeError, "integer"),
+    ],
+)
+def test_what_is_no_prompt_or_length_is_refused_at_the_call(ours, prompt, max_tokens, error, message):
+    with pytest.raises(error, match=message):
+        generate(ours("llama"), prompt, max_tokens)
+
+
+def test_penalties_of_any_size_give_tokens(ours):
+    logits = np.array([2, -2, 0, -1], np.float32)
+    for penalty in (1e-320, 1e-300, 1e300):
+        changed = penalised(logits, [0, 1], penalty)
+        assert np.isfinite(changed).all() and (changed[:2] == logits[:2]).sum() == 0
+        assert Sampling(repetition_penalty=penalty).choose(logits, [0, 1, 2], np.random.default_rng(0)) in range(4)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"temperature": float("inf")}, "temperature"),
@@ -344,6 +367,8 @@ def test_prompts_longer_than_the_context_are_refused(ours):
         ({"num_beams": 0}, "num_beams"),
         ({"num_return": 5}, "num_return"),
         ({"early_stopping": "often"}, "early_stopping"),
+        ({"length_penalty": float("nan")}, "length_penalty"),
+        ({"length_penalty": 1000.0}, "length_penalty"),
         ({"repetition_penalty": -1.0}, "repetition_penalty"),
     ],
 )

@@ -72,11 +72,25 @@ def test_a_bpe_learns_what_is_frequent_and_keeps_to_its_size(bpe):
         SubwordTokenizer.train([TEXT], 257, ["<pad>", "</s>"])
 
 
+def test_half_characters_tokens_that_are_none_and_boundless_vocabularies_are_refused(bpe):
+    for call in (
+        lambda: bpe.encode("\ud800"), lambda: bpe.decode([-1]), lambda: SubwordTokenizer.train(["a"], 10**12)
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="Unicode|are none|at most 4194304"):
+            call()
+
+
 def test_pieces_of_a_stream_come_as_soon_as_they_are_whole(bpe):
     pieces = list(stream(bpe, bpe.encode("ab 😀!")))
     assert pieces[0] == "a" and "\ufffd" not in "".join(pieces)
     broken = bpe.encode("😀")[:1]  # a character that never ends is shown as broken, not kept back
     assert "".join(stream(bpe, broken * 10)) == bpe.decode(broken * 10)
+
+
+@given(st.lists(st.sampled_from([0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80, 0x41, 0xFF, 0xEF, 0xBF, 0xBD]), max_size=12))
+def test_bytes_that_are_no_text_are_streamed_as_what_all_together_mean(bpe, content):
+    ids = [bpe.id_of(BYTES[byte]) for byte in content]
+    assert "".join(stream(bpe, ids)) == bpe.decode(ids) == bytes(content).decode("utf-8", "replace")
 
 
 def test_what_is_saved_is_loaded(bpe, tmp_path):
@@ -139,7 +153,9 @@ def test_a_published_tokenizer_json_adds_its_special_tokens_only_when_asked(tmp_
     assert tokenizer.encode("the foxes the fox") == [4, 5, 6, 4, 5]
     assert tokenizer.encode("the foxes", special=True) == [2, 4, 5, 6, 3]
     assert "".join(stream(tokenizer, [4, 5, 6, 4])) == tokenizer.decode([2, 4, 5, 6, 4, 3]) == "the foxes the"
-    assert tokenizer.eos == 3
+    assert tokenizer.eos == 3 and tokenizer.ends == {2, 3}
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 3]}))
+    assert tokenizer_from(tmp_path).ends == {3, 5}
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 6}))
     with pytest.raises(ValueError, match="does not belong to this model: it has 7 tokens, and the model knows 6"):
         tokenizer_from(tmp_path)
@@ -152,8 +168,11 @@ def test_a_tokenizer_of_another_model_is_refused():
     letters = CharTokenizer.of("abc")
     check_belongs(letters, 3)
     check_belongs(letters, 4)  # padded embeddings
-    with pytest.raises(ValueError, match="none of the 3 characters"):
-        letters.decode([0, 3])
+    for ids in ([0, 3], [-1]):
+        with pytest.raises(ValueError, match="none of the 3 characters"):
+            letters.decode(ids)
+    with pytest.raises(ValueError, match="never seen"):
+        CharTokenizer("").encode("a")
     with pytest.raises(ValueError, match="has 3 tokens, and the model knows 2"):
         check_belongs(letters, 2)
 

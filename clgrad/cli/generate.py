@@ -97,7 +97,7 @@ def complete(
     An encoder-decoder's prompt is its source, and not printed. `special`: the prompt gets the tokens that the model's
     inputs begin and end with. With `beams` above 1 the best text of that many is searched for; else `sampling` is
     models.generate's temperature, top_k, top_p, min_p, repetition_penalty and seed. The text ends at the tokenizer's
-    end token, and before the strings of `stop`.
+    end tokens, and before the strings of `stop`.
 
     Raises UsageError for an empty prompt, for characters that the vocabulary lacks, for options out of range, for
     prompts longer than the context, and for weights that have diverged.
@@ -106,7 +106,7 @@ def complete(
         raise UsageError("the prompt is empty: give at least one character")
     try:
         ids = tokenizer.encode(prompt, special=special)
-        end = None if hasattr(model, "memories") else tokenizer.eos
+        end = None if hasattr(model, "memories") else tokenizer.ends
         if beams == 1:
             pieces = stop_at(stream(tokenizer, generate(model, ids, max_tokens, end=end, **sampling)), stop)
         else:
