@@ -11,7 +11,9 @@ In 4-bit blocks of 32 the low halves of the 16 bytes are the first 16 numbers, t
 
 `unpack` says it once, for whatever has arrays: the NumPy backend calls it on ndarrays, the engine on Tensors, where it
 becomes a graph like any other. `opencl` says it for kernels that multiply by packed weights: 32 numbers at once, those
-from 32 * group on of the row of blocks at `row`. All blocks have an even number of bytes, so rows are read as ushorts.
+from 32 * group on of the row of blocks at `row`. Where a block is 32 small integers after their `halves`, d or d and m,
+`integers` says those alone: the halves of several rows are then read together, as each takes longer than an integer.
+All blocks have an even number of bytes, so rows are read as ushorts.
 
 >>> import numpy as np
 >>> from clgrad.backends.packing import PACKINGS, numpy_arrays, pack
@@ -26,7 +28,7 @@ from 32 * group on of the row of blocks at `row`. All blocks have an even number
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -52,6 +54,8 @@ class Packing:
     unpack: Callable[[Any, Any], Any]
     opencl: str
     pack: Optional[Callable[[np.ndarray], np.ndarray]] = None
+    integers: str = ""  # also OpenCL: the small integers of the block at `block`, as floats
+    halves: int = 0  # at the start of such a block
 
     def __repr__(self) -> str:
         return f"<packing {self.name}>"
@@ -72,6 +76,11 @@ class Packing:
     def helper(self) -> str:
         """The name of the OpenCL function."""
         return f"unpack_{self.name.lower()}_"  # lest a digit at its end be taken for a width
+
+    @property
+    def integer_helper(self) -> str:
+        """The name of that for the integers alone."""
+        return f"integers_{self.name.lower()}_"
 
 
 def _half(u: Any, at: int, arrays: Any, dtype: str = "float16") -> Any:
@@ -160,6 +169,27 @@ float half_at(__global const uchar *block, int i) {
 }
 """
 
+# Several halves at once, as the bits that they are: the exponent is moved to its place, and what it counts from made
+# good by a product. Infinities and NaNs have come out as 65536 and more.
+HALVES = """\
+{F} halves{W}(short{W} h) {
+    const {F} x = as_{F}((convert_{I}(h) << 13) & (int)0x8fffe000) * 0x1p112f;
+    const {I} beyond = as_{F}(as_{I}(x) & 0x7fffffff) >= 65536.0f;
+    return as_{F}(as_{I}(x) | (beyond & 0x7f800000));
+}
+"""
+# What lies ahead, where the compiler knows how to ask for it.
+FETCH = """\
+#ifdef __has_builtin
+#if __has_builtin(__builtin_prefetch)
+#define FETCH(at) __builtin_prefetch(at)
+#endif
+#endif
+#ifndef FETCH
+#define FETCH(at)
+#endif
+"""
+
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 SHRINKINGS = np.linspace(1.0, 0.7, 13, dtype=np.float32)  # of the largest scale of four bits: the best of them is taken
@@ -246,30 +276,36 @@ def _bytes(at: str) -> str:
     return _BYTES.format(at=at)
 
 
-_LOW_HIGH = "convert_float16(q & (uchar)15), high = convert_float16(q >> (uchar)4)"
+def _simple(name: str, halves: int, nbytes: int, unpack: Callable, integers: str, pack: Any) -> Packing:
+    """Blocks of 32 integers behind their scale and perhaps an offset."""
+    body = "\n    ".join(integers.strip().splitlines())
+    head = f"void integers_{name.lower()}_(__global const uchar *block, float16 *first, float16 *second)"
+    offset = f" + {_HALF.format(i=1)}" if halves == 2 else ""
+    text = f"""\
+#pragma OPENCL FP_CONTRACT ON
+__global const uchar *block = row + group * {nbytes};
+const float d = {_HALF.format(i=0)};
+integers_{name.lower()}_(block, first, second);
+*first = *first * d{offset};
+*second = *second * d{offset};"""
+    packing = _packing(name, 32, nbytes, unpack, text, pack)
+    return replace(packing, integers=f"{head} {{\n    {body}\n}}\n", halves=halves)
+
+
 PACKINGS: dict[str, Packing] = {
     packing.name: packing
     for packing in (
-        _packing("Q8_0", 32, 34, _q8_0, f"""\
-__global const uchar *block = row + group * 34;
-const float d = {_HALF.format(i=0)};
-*first = convert_float16(as_char16({_bytes("block + 2")})) * d;
-*second = convert_float16(as_char16({_bytes("block + 18")})) * d;""", _pack_q8_0),
-        _packing("Q4_0", 32, 18, _q4_0, f"""\
-__global const uchar *block = row + group * 18;
-const float d = {_HALF.format(i=0)};
+        _simple("Q8_0", 1, 34, _q8_0, f"""\
+*first = convert_float16(as_char16({_bytes("block + 2")}));
+*second = convert_float16(as_char16({_bytes("block + 18")}));""", _pack_q8_0),
+        _simple("Q4_0", 1, 18, _q4_0, f"""\
 const uchar16 q = as_uchar16({_bytes("block + 2")});
-const float16 low = {_LOW_HIGH};
-*first = (low - 8.0f) * d;
-*second = (high - 8.0f) * d;""", _pack_q4_0),
-        _packing("Q4_1", 32, 20, _q4_1, f"""\
-#pragma OPENCL FP_CONTRACT ON
-__global const uchar *block = row + group * 20;
-const float d = {_HALF.format(i=0)}, m = {_HALF.format(i=1)};
-const uchar16 q = as_uchar16({_bytes("block + 4")});
-const float16 low = {_LOW_HIGH};
-*first = low * d + m;
-*second = high * d + m;""", _pack_q4_1),
+*first = convert_float16(q & (uchar)15) - 8.0f;
+*second = convert_float16(q >> (uchar)4) - 8.0f;""", _pack_q4_0),
+        _simple("Q4_1", 2, 20, _q4_1, f"""\
+const int16 q = convert_int16(as_uchar16({_bytes("block + 4")}));
+*first = convert_float16(q & 15);
+*second = convert_float16(q >> 4);""", _pack_q4_1),
         _packing("Q4_K", 256, 144, _q4_k, f"""\
 #pragma OPENCL FP_CONTRACT ON
 __global const uchar *block = row + group / 8 * 144, *s = block + 4;

@@ -57,6 +57,20 @@ def test_every_half_is_read_right():
     np.testing.assert_array_equal(found.reshape(-1), np.arange(1 << 16, dtype=np.uint16).view(np.float16))
 
 
+def test_products_read_every_half_right(device):
+    """As the scale of a block, whose first integer is 1: infinities and NaNs are such products too."""
+    halves = np.arange(1 << 16, dtype=np.uint16)
+    raw = np.zeros((1 << 16, 34), np.uint8)
+    raw[:, :2], raw[:, 2] = halves.view(np.uint8).reshape(-1, 2), 1
+    one = np.eye(1, 32, dtype=np.float32)
+    wanted = halves.view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        found = linear(Tensor(one, device=device), Tensor(raw, device=device), "Q8_0").numpy()[0]
+    finite = np.isfinite(wanted)
+    np.testing.assert_array_equal(found[finite], wanted[finite])
+    assert not np.isfinite(found[~finite]).any()
+
+
 def test_unpacking_is_a_graph_that_gives_the_same(device):
     names = list(PACKINGS)
     raw = {name: random_rows(name, 3, 256) for name in names}

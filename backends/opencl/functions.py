@@ -18,7 +18,7 @@ import numpy as np
 
 from ..dtypes import DType, accumulator, float16, float32, float64, is_bool, is_float, is_half, is_int
 from ..kernel import Custom
-from ..packing import HALF_AT, PACKINGS
+from ..packing import FETCH, HALF_AT, HALVES, PACKINGS
 from . import custom
 from .single import SINGLE_HELPERS, SINGLE_NEEDS
 
@@ -255,13 +255,19 @@ int index_ok_{T}({T} index, ulong rows, __global int *report, int code) {
 }
 """,
     "unaligned": "typedef {T}{W} {T}{W}_at __attribute__((aligned({BYTES})));\n",  # a vector at any element
-} | SINGLE_HELPERS | {packing.helper: packing.opencl for packing in PACKINGS.values()}
-HELPERS["half_at"] = HALF_AT
+}
+HELPERS |= SINGLE_HELPERS | {packing.helper: packing.opencl for packing in PACKINGS.values()}
+HELPERS |= {packing.integer_helper: packing.integers for packing in PACKINGS.values() if packing.halves}
+HELPERS |= {"half_at": HALF_AT, "halves": HALVES, "fetch": FETCH}
 CUSTOM: dict[str, str] = {}  # helpers that come from the user: the names of their operations
-HELPER_NEEDS = SINGLE_NEEDS | {
+HELPER_NEEDS = {
     "double_to_half": ("round_half",),
     "random_word": ("philox",),
-} | {packing.helper: ("half_at",) for packing in PACKINGS.values()}
+}
+HELPER_NEEDS |= SINGLE_NEEDS
+HELPER_NEEDS |= {
+    packing.helper: ("half_at", *[packing.integer_helper] * bool(packing.halves)) for packing in PACKINGS.values()
+}
 
 _SATURATE = """\
 {T} {name}({S} x) {{

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..dtypes import float32
-from ..packing import GROUP
+from ..packing import GROUP, Packing
 from .shapes import next_power
 from .writer import Rendered
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .dot import Dot
 
 CONTRACT = "#pragma OPENCL FP_CONTRACT ON"
+AHEAD = 2  # work-items whose blocks are asked for in advance
 HALF = GROUP // 2  # lanes of the vectors that a group is unpacked to
 
 
@@ -35,7 +36,6 @@ class Packed:
         dot, w = self.dot, self.w
         packing = dot.kernel.packing
         assert packing is not None
-        w.helpers.add((packing.helper, float32))
         place = "get_group_id(0)" if self.team > 1 else "get_global_id(0)"
         w.line(f"const {w.index} own_n = {place} * {self.columns}, n0 = own_n, m0 = get_global_id(1) * {self.rows};")
         w.line(f"const {w.index} left = {dot.base('left', dot.left)}, right = {dot.base('right', dot.right)};")
@@ -50,9 +50,14 @@ class Packed:
             for r in range(self.rows):
                 for half in range(2):
                     w.line(f"const float{HALF} x{r}_{half} = {self._left(r, half)};")
+            w.line(f"float{HALF} {', '.join(f'low{j}, high{j}' for j in range(self.columns))};")
+            if packing.halves and 1 < self.columns <= 8:
+                self._unpack_together(packing)
+            else:
+                w.helpers.add((packing.helper, float32))
+                for j in range(self.columns):
+                    w.line(f"{packing.helper}(x{dot.right_slot} + b{j}, g, &low{j}, &high{j});")
             for j in range(self.columns):
-                w.line(f"float{HALF} low{j}, high{j};")
-                w.line(f"{packing.helper}(x{dot.right_slot} + b{j}, g, &low{j}, &high{j});")
                 for r in range(self.rows):
                     w.line(f"{sums[r][j]} = x{r}_0 * low{j} + {sums[r][j]};")
                     w.line(f"{sums[r][j]} = x{r}_1 * high{j} + {sums[r][j]};")
@@ -67,6 +72,28 @@ class Packed:
         dot._store_block(self.rows, self.columns, lambda: f"tile[r * {self.columns} + l]", "own_n", clipped)
         across, down = -(-dot.n // self.columns), -(-dot.m // self.rows)
         return w.finish((across * self.team, down), (self.team, 1), wide_vectors=True)
+
+    def _unpack_together(self, packing: Packing) -> None:
+        """A group of each column. What the processor will read next is asked for: of rows of blocks side by side it
+        does not guess that."""
+        w, dot, lanes = self.w, self.dot, self.columns * packing.halves
+        w.helpers |= {(packing.integer_helper, float32), (f"halves{lanes}", float32), ("fetch", float32)}
+        ahead = AHEAD * self.columns * packing.row_bytes(dot.k)
+        for j in range(self.columns):
+            w.line(f"__global const uchar *block{j} = x{dot.right_slot} + b{j} + g * {packing.nbytes};")
+            w.line(f"FETCH(block{j} + {w.number('ahead', ahead)});")
+            w.line(f"{packing.integer_helper}(block{j}, &low{j}, &high{j});")
+        blocks = [f"(__global const ushort *)block{j}" for j in range(self.columns)]
+        if packing.halves == 2:
+            pairs = ", ".join(f"as_uint(vload2(0, {block}))" for block in blocks)
+            halves = f"as_short{lanes}((uint{self.columns})({pairs}))"
+        else:
+            halves = f"as_short{lanes}((ushort{lanes})({', '.join(f'*({block})' for block in blocks)}))"
+        w.line(f"const float{lanes} scales = halves{lanes}({halves});")
+        for j in range(self.columns):
+            d, *m = (f"scales.s{j * packing.halves + i:x}" for i in range(packing.halves))
+            for name in (f"low{j}", f"high{j}"):
+                w.line(f"{name} = {' + '.join([f'{name} * {d}', *m])};")
 
     def _left(self, row: int, half: int) -> str:
         """Half a group of a row of the left operand. Loads of sixteen are avoided: they hang on one runtime."""
