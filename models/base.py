@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar, Optional, Self, Union
@@ -106,9 +107,10 @@ class PretrainedModel(nn.Module):
             path: the folder, or the .safetensors file in it; or the .gguf file, whose packed weights stay packed.
             overrides: options of the Config in place of the checkpoint's, such as dropout=0.1 to train on.
 
-        Returns the model in evaluation mode, its weights in float32. Raises FileNotFoundError, and ValueError for a
-        damaged file, a checkpoint of another architecture or with options that this class does not compute, and arrays
-        that are missing, left over or of another shape.
+        Returns the model in evaluation mode, its weights in float32. A head that the checkpoint lacks starts at random
+        values, and a warning names it. Raises FileNotFoundError, and ValueError for a damaged file, a checkpoint of
+        another architecture or with options that this class does not compute, and arrays that are missing, left over or
+        of another shape.
         """
         if os.fspath(path).endswith(".gguf"):
             model = from_pretrained(path, **overrides)
@@ -156,7 +158,9 @@ class PretrainedModel(nn.Module):
             name_of[name] = next((alternative for alternative in alternatives if alternative in own), name)
         unknown = [name for name, target in name_of.items() if target not in own]
         reached = {id(own[target]) for target in name_of.values() if target in own}
-        missing = [name for name, tensor in own.items() if id(tensor) not in reached and not self.fresh.match(name)]
+        lacking = [name for name, tensor in own.items() if id(tensor) not in reached]
+        fresh = [name for name in lacking if self.fresh.match(name)]
+        missing = [name for name in lacking if name not in fresh]
         problems = [f"missing {listed(missing)}"] * bool(missing) + [f"unexpected {listed(unknown)}"] * bool(unknown)
         if problems:
             raise ValueError("; ".join(problems))
@@ -177,6 +181,11 @@ class PretrainedModel(nn.Module):
                 if id(tensor) in tied:
                     first[id(tensor)] = name, array
                 tensor.assign(Tensor(array.astype(tensor.dtype, copy=False), device=tensor.device))
+        if untrained := [name for name in fresh if own[name].requires_grad]:
+            warnings.warn(
+                f"{type(self).__name__}: the checkpoint has no {listed(untrained)}: random values, to be trained",
+                stacklevel=4,
+            )
 
     # -- writing
 
@@ -190,18 +199,23 @@ class PretrainedModel(nn.Module):
                 state[name] = tensor
         return state
 
-    def save_pretrained(self, folder: PathLike) -> None:
+    def save_pretrained(self, folder: PathLike, max_shard_size: Union[int, str, None] = None) -> None:
         """Write config.json and model.safetensors, for `from_pretrained` and for transformers.
 
-        Raises OSError, and ValueError for a model with packed weights, which such files do not have.
+        With a `max_shard_size`, bytes or text such as "5GB", larger weights are spread over several files and an index.
+        Raises OSError, and ValueError for a model with packed weights or LoRA layers, which such files do not have.
         """
         if any(hasattr(module, "packing") for module in self.modules()):
             raise ValueError(
                 f"{type(self).__name__} has packed weights, which no safetensors checkpoint holds; read the GGUF file "
                 "with packed=False, or save the state dict"
             )
-        arrays = {name: tensor.numpy() for name, tensor in self.saved_state().items()}
-        write_checkpoint(folder, self.config_to(self.config), arrays)
+        if any(isinstance(module, nn.lora.LoRA) for module in self.modules()):
+            raise ValueError(
+                f"{type(self).__name__} has LoRA layers, which such a checkpoint does not have: nn.lora.merge the "
+                "model first, or save nn.lora.state_dict(model)"
+            )
+        write_checkpoint(folder, self.config_to(self.config), self.saved_state(), max_shard_size)
 
 
 def _same_kind(value: Any, default: Any) -> bool:

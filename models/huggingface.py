@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any, Union
 
 import numpy as np
 
+from ..engine.tensor import Tensor
 from ..nn.state import Header, atomic_write, header, safe_save
 
 PathLike = Union[str, os.PathLike]
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 LARGEST_JSON = 2**26  # bytes of config.json or of an index: more is none
 
 
@@ -73,7 +77,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    whole, index = folder / WHOLE, folder / INDEX
     if whole.is_file():
         return [whole]
     if not index.is_file():
@@ -91,12 +95,58 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def write_checkpoint(folder: PathLike, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write config.json and model.safetensors, each atomically, making the folder if need be. Raises OSError."""
-    folder = Path(folder)
+def write_checkpoint(
+    folder: PathLike,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    max_shard_size: Union[int, str, None] = None,
+) -> None:
+    """Write config.json and the weights, each file atomically, making the folder if need be.
+
+    One file of weights, or as many as are needed for none to be larger than `max_shard_size`, but for a single Tensor
+    that is, and their index. Weights that were there before, whole or in shards, go. Raises OSError, and ValueError for
+    a size that is none.
+    """
+    folder, most = Path(folder), None if max_shard_size is None else _bytes(max_shard_size)
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in state.items():
+        if most is not None and shards[-1] and filled + tensor.nbytes() > most:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += tensor.nbytes()
     folder.mkdir(parents=True, exist_ok=True)
-    safe_save(arrays, folder / "model.safetensors", metadata={"format": "pt"})
-    atomic_write(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = [WHOLE]
+    for file, shard in zip(files, shards, strict=True):
+        safe_save(shard, folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        size = sum(tensor.nbytes() for tensor in state.values())
+        _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+        files.append(INDEX)
+    for old in (folder / WHOLE, folder / INDEX, *folder.glob("model-[0-9]*-of-[0-9]*.safetensors")):
+        if old.name not in files:
+            old.unlink(missing_ok=True)
+    _write_json(folder / "config.json", config)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _bytes(size: Union[int, str]) -> int:
+    """A number of bytes, also as text such as 500MB, 5GB or 2GiB. Raises ValueError."""
+    found = re.fullmatch(r"([0-9.]+)\s*([KMGT]?I?)B?", str(size).upper())
+    try:
+        number = int(float(found[1]) * UNITS[found[2]]) if found else 0
+    except (ValueError, KeyError, OverflowError):
+        number = 0
+    if number < 1:
+        raise ValueError(f"max_shard_size must be a number of bytes, or text such as '500MB' or '5GB', not {size!r}")
+    return number
 
 
 def listed(names: Any, most: int = 8) -> str:

@@ -6,6 +6,7 @@ That transformers' weights give transformers' numbers is in the tests of each ar
 import json
 import struct
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -237,6 +238,41 @@ def test_shards_that_are_missing_repeat_or_are_no_names_are_refused(folder):
         index(folder, weight_map)
         with pytest.raises(ValueError, match="has no weight_map"):
             models.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("size", ["300", 400, "0.3KB", "1KiB", "1MB", None])
+def test_shards_are_read_back_here_and_by_transformers_and_replace_what_was_there(folder, size):
+    before = GPT(CONFIG).eval()
+    before.save_pretrained(folder, max_shard_size=200)
+    model, x = GPT(CONFIG).eval(), np.arange(5)[None]
+    model.save_pretrained(folder, max_shard_size=size)
+    files = list(folder.glob("*.safetensors"))
+    assert (len(files) > 1) is (size not in ("1MB", None))
+    assert (folder / "model.safetensors.index.json").exists() is (len(files) > 1)
+    assert sum(len(safetensors.numpy.load_file(file)) for file in files) == len(model.saved_state())
+    expected = model(Tensor(x.astype(np.int32)))[0].numpy()
+    np.testing.assert_array_equal(models.from_pretrained(folder)(Tensor(x.astype(np.int32)))[0].numpy(), expected)
+    theirs = GPT2LMHeadModel.from_pretrained(folder).eval()(torch.tensor(x)).logits.detach().numpy()
+    np.testing.assert_allclose(theirs, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", ["large", "GB", 0, -1, "1.2.3MB", "infMB"])
+def test_a_shard_size_that_is_none_is_refused_before_anything_is_written(tmp_path, size):
+    with pytest.raises(ValueError, match="max_shard_size must be a number of bytes, or text such as"):
+        GPT(CONFIG).save_pretrained(tmp_path / "new", max_shard_size=size)
+    assert not (tmp_path / "new").exists()
+
+
+def test_heads_that_start_at_random_values_are_named_in_one_warning(tmp_path):
+    config = models.BertConfig(9, 4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+    models.Bert(config, pooling=False).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"no bert.pooler.dense.bias, .*classifier.weight: random values") as found:
+        models.BertForSequenceClassification.from_pretrained(tmp_path)
+    assert len(found) == 1
+    models.Bert(config).save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.Bert.from_pretrained(tmp_path)
 
 
 # -- safetensors
