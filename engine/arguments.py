@@ -54,8 +54,8 @@ def flattened(value: Any, found: list[Tensor], name: str) -> Any:
     if isinstance(value, dict):
         return {k: flattened(v, found, name) for k, v in value.items()}
     raise TypeError(
-        f"jit: {name} returned a value of type {type(value).__name__}; a replay can only return Tensors (and "
-        "tuples, lists and dicts of them), because everything else would keep the value that it had while tracing"
+        f"{name} returned a value of type {type(value).__name__}; it can only return Tensors (and tuples, lists and "
+        "dicts of them), because everything else would keep the value that it had while tracing"
     )
 
 

@@ -156,7 +156,7 @@ class Plan:
         found: list[Tensor] = []
         tracing = trace.Trace(name)
         with tracing:
-            self.structure = flattened(profile.span("trace")(function)(*args, **kwargs), found, name)
+            self.structure = flattened(profile.span("trace")(function)(*args, **kwargs), found, f"jit: {name}")
             for generator in random.generators():
                 generator.settle()
             returned = [t.node for t in found]

@@ -17,6 +17,7 @@ halves in float32 as well. (Micikevicius et al., Mixed Precision Training, arXiv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -25,7 +26,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from ..backends.dtypes import DType, as_dtype, is_float
+from ..backends.dtypes import DType, accumulator, as_dtype, is_float
 from ..engine.tensor import Tensor
 from .flat import bundles, join
 from .module import Module
@@ -34,7 +35,7 @@ from .optimizer import Optimizer
 
 @contextmanager
 def cast(module: Module, dtype: Union[str, DType]) -> Iterator[Module]:
-    """Inside, every parameter and floating-point buffer of `module` reads as its value cast to `dtype`.
+    """Inside, every floating-point parameter of `module` reads as its value cast to `dtype`; statistics do not.
 
     A forward pass then computes in `dtype`, and its gradients are those of the parameters themselves, in their own
     dtype. Make the forward pass inside, and what has to be precise (the loss) outside, of `logits.float()`.
@@ -76,18 +77,21 @@ class GradScaler:
         growth_interval: int = 2000,
         device: Optional[str] = None,
     ):
-        if init_scale <= 0 or growth_factor < 1 or not 0 < backoff_factor <= 1 or growth_interval < 1:
+        if not 0 < init_scale < math.inf or growth_factor < 1 or not 0 < backoff_factor <= 1 or growth_interval < 1:
             raise ValueError(
-                "GradScaler: needs init_scale > 0, growth_factor >= 1, 0 < backoff_factor <= 1, growth_interval >= 1"
+                "GradScaler: needs a finite init_scale > 0, growth_factor >= 1, 0 < backoff_factor <= 1, "
+                "growth_interval >= 1"
             )
         self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
         self.factor = Tensor(np.array(init_scale, np.float32), device=device)
         self.good_steps = Tensor(np.array(0, np.int32), device=device)
-        self._finite: Optional[Tensor] = None  # whether this step's gradients are, once they are divided
+        self._finite: dict[Optimizer, Tensor] = {}  # whether this step's gradients are, once they are divided
+        self._stepped: set[Optimizer] = set()
 
     def scale(self, loss: Tensor) -> Tensor:
-        """`loss` times the scale."""
-        return loss * self.factor.cast(loss.dtype)
+        """`loss` times the scale; that of a half in float32, which has room for it."""
+        dtype = accumulator(loss.dtype)
+        return loss.cast(dtype) * self.factor.to(loss.device).cast(dtype)
 
     def get_scale(self) -> float:
         return self.factor.item()
@@ -95,32 +99,34 @@ class GradScaler:
     @Tensor.no_grad()
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the gradients of the optimiser's parameters by the scale, for clipping; once a step."""
-        if self._finite is not None:
-            raise RuntimeError("GradScaler: unscale_ was called twice before update()")
+        if optimizer in self._finite:
+            raise RuntimeError("GradScaler: unscale_ was called twice for an optimiser before update()")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._finite = Tensor(True, device=self.factor.device)
-        if gradients:
-            sums = [join(bundle).isfinite().all() for bundle in bundles(gradients)]
-            self._finite = reduce(and_, (finite.to(self.factor.device) for finite in sums))
+        sums = [join(bundle).isfinite().all().to(self.factor.device) for bundle in bundles(gradients)]
+        self._finite[optimizer] = reduce(and_, sums, Tensor(True, device=self.factor.device))
         for gradient in gradients:
             gradient.assign(gradient * (1 / self.factor).to(gradient.device).cast(gradient.dtype))
 
     def step(self, optimizer: Optimizer) -> None:
-        """The optimiser's step, if all gradients are finite. Unscales them if that has not been done."""
-        if self._finite is None:
+        """The optimiser's step, if all its gradients are finite. Unscales them if that has not been done."""
+        if optimizer in self._stepped:
+            raise RuntimeError("GradScaler: step() was called twice for an optimiser before update()")
+        if optimizer not in self._finite:
             self.unscale_(optimizer)
-        optimizer.step(self._finite)
+        self._stepped.add(optimizer)
+        optimizer.step(self._finite[optimizer])
 
     @Tensor.no_grad()
     def update(self) -> None:
-        """Choose the scale of the next step."""
-        if self._finite is None:
+        """Choose the scale of the next step, once all optimisers have made theirs."""
+        if not self._finite:
             raise RuntimeError("GradScaler: update() comes after step()")
-        finite, self._finite = self._finite, None
+        finite = reduce(and_, self._finite.values())
+        self._finite, self._stepped = {}, set()
         good = self.good_steps + 1
-        grows = good == self.growth_interval
-        larger = grows.where(self.factor * self.growth_factor, self.factor)
-        self.factor.assign(finite.where(larger, self.factor * self.backoff_factor))
+        grows, larger = good == self.growth_interval, self.factor * self.growth_factor
+        raised = (grows & larger.isfinite()).where(larger, self.factor)
+        self.factor.assign(finite.where(raised, self.factor * self.backoff_factor))
         self.good_steps.assign((finite & ~grows).where(good, 0))
         Tensor.realize_all([self.factor, self.good_steps])
 
@@ -128,9 +134,13 @@ class GradScaler:
         return {"scale": self.factor, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, Tensors or numbers. Raises ValueError for anything else."""
+        found = {name: _array(state[name]) for name in ("scale", "good_steps") if name in state}
+        if len(found) < 2 or any(array.shape for array in found.values()):
+            raise ValueError(f"GradScaler: a state has two numbers, scale and good_steps, and not {dict(state)}")
         with Tensor.no_grad():
-            self.factor.assign(np.asarray(_array(state["scale"]), np.float32))
-            self.good_steps.assign(np.asarray(_array(state["good_steps"]), np.int32))
+            self.factor.assign(found["scale"].astype(np.float32))
+            self.good_steps.assign(found["good_steps"].astype(np.int32))
 
 
 def _array(value: Any) -> np.ndarray:

@@ -42,12 +42,12 @@ class LoRA(Module):
         if rank < 1:
             raise ValueError(f"LoRA: rank must be at least 1, not {rank}")
         self.rank, self.alpha = rank, alpha
-        self.base = layer.requires_grad_(False)
         self.lora_dropout = Dropout(dropout)
         device = layer.weight.device
         bound = 1 / math.sqrt(layer.in_features)
         self.lora_A = init.uniform_(parameter(rank, layer.in_features, device=device), -bound, bound)
         self.lora_B = parameter(layer.out_features, rank, device=device)
+        self.base = layer.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         low = F.linear(self.lora_dropout(x), self.lora_A)  # (..., rank)
@@ -74,20 +74,23 @@ def wrap(model: Module, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0
     QuantizedLinear. A layer whose weight has another name too (a tied head) stays as it is, because merging would
     change both. Raises ValueError if no layer is left.
     """
-    model.requires_grad_(False)
     shared = Counter(id(tensor) for tensor in model.state_dict().values())
-    made = []
+    found = []
     for prefix, module in list(model.named_modules()):
         for name, layer in list(module.named_children()):
             full = f"{prefix}.{name}" if prefix else name
             if isinstance(module, LoRA) or not isinstance(layer, (Linear, Conv1D, QuantizedLinear)):
                 continue
             if re.search(names, full) and shared[id(layer.weight)] == 1:
-                made.append(LoRA(layer, rank, alpha, dropout))
-                made[-1].train(layer.training)
-                replace(module, name, made[-1])
-    if not made:
-        raise ValueError(f"lora.wrap: {type(model).__name__} has no linear layer with a name that fits {names!r}")
+                found.append((module, name, layer))
+    if not found:
+        raise ValueError(
+            f"lora.wrap: {type(model).__name__} has no linear layer with a name that fits {names!r}, or all have a LoRA"
+        )
+    made = [LoRA(layer, rank, alpha, dropout).train(layer.training) for _, _, layer in found]
+    model.requires_grad_(False)
+    for (module, name, _), lora in zip(found, made, strict=True):
+        replace(module, name, lora)
     return made
 
 

@@ -35,7 +35,7 @@ class Masks:
     def apply(self) -> None:
         """Make what was pruned zero again: after each step of an optimiser, under the same `jit`."""
         for p, kept in zip(self.parameters, self.kept, strict=True):
-            p.assign(kept.where(p, 0.0))
+            p.assign(kept.to(p.device).where(p, 0.0))
         Tensor.realize_all(self.parameters)
 
     def sparsity(self) -> float:
@@ -56,18 +56,19 @@ def magnitude(model: Module, amount: float, names: str = "", together: bool = Fa
     chosen = [p for name, p in model.named_parameters() if p.ndim >= 2 and re.search(names, name)]
     if not chosen:
         raise ValueError(f"prune.magnitude: {type(model).__name__} has no matrix with a name that fits {names!r}")
-    sizes = [np.abs(p.numpy()) for p in chosen]
+    sizes = [np.abs(p.numpy()).ravel() for p in chosen]
     if together:
-        bounds = [_bound(np.concatenate([s.ravel() for s in sizes]), amount)] * len(sizes)
+        large = np.split(_largest(np.concatenate(sizes), amount), np.cumsum([s.size for s in sizes])[:-1])
     else:
-        bounds = [_bound(s.ravel(), amount) for s in sizes]
-    kept = [Tensor(s > bound, device=p.device) for p, s, bound in zip(chosen, sizes, bounds, strict=True)]
+        large = [_largest(s, amount) for s in sizes]
+    kept = [Tensor(mask.reshape(p.shape), device=p.device) for p, mask in zip(chosen, large, strict=True)]
     masks = Masks(chosen, kept)
     masks.apply()
     return masks
 
 
-def _bound(sizes: np.ndarray, amount: float) -> float:
-    """The largest of the magnitudes that are to go; below all of them if none is."""
-    count = round(amount * sizes.size)
-    return float(np.partition(sizes, count - 1)[count - 1]) if count else -1.0
+def _largest(sizes: np.ndarray, amount: float) -> np.ndarray:
+    """Which are left when the share `amount` with the smallest magnitudes is gone; of equals the first go."""
+    kept = np.ones(sizes.size, bool)
+    kept[np.argsort(sizes, kind="stable")[: round(amount * sizes.size)]] = False
+    return kept

@@ -42,7 +42,8 @@ def padded(columns: int, packing: str) -> int:
 
 def packed(array: np.ndarray, packing: str) -> np.ndarray:
     """A matrix of numbers as uint8 (rows, bytes of a row), its rows filled up with zeros to whole blocks."""
-    return pack(np.pad(array, ((0, 0), (0, padded(array.shape[1], packing) - array.shape[1]))), packing)
+    filled = np.pad(array, ((0, 0), (0, padded(array.shape[1], packing) - array.shape[1])))
+    return pack(np.ascontiguousarray(filled), packing)
 
 
 class QuantizedLinear(Module):

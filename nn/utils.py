@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import reduce
 from typing import Union
 
+from ..backends.dtypes import accumulator
 from ..engine.tensor import Tensor
 from .flat import bundles, join, parts
 
@@ -19,14 +20,14 @@ def clip_grad_norm_(parameters: Union[Tensor, Iterable[Tensor]], max_norm: float
     clipping, a 0-d Tensor that may be infinite or NaN, as may the gradients then be. `norm_type` is the p of the
     p-norm; math.inf takes the largest magnitude.
     """
-    if norm_type <= 0:
-        raise ValueError(f"clip_grad_norm_: norm_type must be above 0, not {norm_type}")
+    if norm_type <= 0 or max_norm < 0:
+        raise ValueError(f"clip_grad_norm_: needs norm_type > 0 and max_norm >= 0, not {norm_type} and {max_norm}")
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return Tensor(0.0)
     together = bundles(gradients)
-    flat = [join(bundle) for bundle in together]
+    flat = [join(bundle).cast(accumulator(bundle[0].dtype)) for bundle in together]  # a half has no room for squares
     device = flat[0].device  # where the sums of gradients on several devices meet
     if norm_type == math.inf:
         total = reduce(Tensor.maximum, [g.abs().max().to(device) for g in flat])
@@ -37,5 +38,5 @@ def clip_grad_norm_(parameters: Union[Tensor, Iterable[Tensor]], max_norm: float
     scale = (max_norm / (total + 1e-6)).minimum(1.0)
     for bundle, joined in zip(together, flat, strict=True):
         for gradient, part in zip(bundle, parts(joined * scale.to(joined.device), bundle), strict=True):
-            gradient.assign(part)
+            gradient.assign(part.cast(gradient.dtype))
     return total

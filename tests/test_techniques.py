@@ -15,8 +15,24 @@ from hypothesis import strategies as st
 
 from clgrad import Tensor, jit, nn
 from clgrad.cli.data import python_topics
+from clgrad.engine.node import topological
 from clgrad.engine.order import in_order
-from clgrad.models import GPT, GPTConfig, Llama, LlamaConfig
+from clgrad.models import (
+    GPT,
+    GPT1,
+    T5,
+    Bart,
+    BartConfig,
+    BertConfig,
+    BertForMaskedLM,
+    GPT1Config,
+    GPTConfig,
+    Llama,
+    LlamaConfig,
+    T5Config,
+    Transformer,
+    TransformerConfig,
+)
 from clgrad.nn import functional as F
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -110,6 +126,11 @@ def test_checkpoint_without_gradients_is_the_function_itself():
         assert not nn.checkpoint(lambda x: x * 2, x.requires_grad_()).requires_grad
 
 
+def test_a_checkpointed_function_gives_tensors_or_a_clear_error():
+    with pytest.raises(TypeError, match="^checkpoint's function returned a value of type int; it can only return"):
+        nn.checkpoint(lambda x: (x.sum(), 3), Tensor([1.0], requires_grad=True))
+
+
 def test_a_parameter_used_in_and_before_a_checkpoint_gets_both_gradients():
     w, x = Tensor([2.0], requires_grad=True), Tensor([3.0])
     y = nn.checkpoint(lambda h: h * w, x * w)  # x w²
@@ -165,6 +186,33 @@ def test_a_cast_model_computes_in_halves_and_its_gradients_are_float32(dtype):
         assert gradients[1][name].dtype.name == "float32"
         off = np.linalg.norm((gradients[1][name] - expected).numpy())
         assert 0 < off < 0.1 * np.linalg.norm(expected.numpy()) + 1e-3, name
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTConfig(**TINY, vocab_size=20),
+        GPT1Config(**TINY, vocab_size=20),
+        LlamaConfig(20, 16, 32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1),
+        BertConfig(20, 16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32),
+        T5Config(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, vocab_size=20),
+        BartConfig(20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                   decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32),
+        TransformerConfig(20, d_model=16, encoder_layers=1, decoder_layers=1, num_heads=2, d_ff=32),
+    ],
+    ids=lambda config: type(config).__name__,
+)  # fmt: skip
+def test_every_model_computes_in_the_half_it_is_cast_to(config):
+    """What is made in float32 (positions, masks, statistics of norms) must not make the rest of it so."""
+    model = {model.Config: model for model in (GPT, GPT1, Llama, BertForMaskedLM, T5, Bart, Transformer)}[type(config)](
+        config
+    )
+    x = Tensor(tokens()[0])
+    with nn.amp.cast(model, "float16"):
+        logits = model(x, x)[0] if hasattr(model, "encode") else model(x)[0]
+    assert logits.dtype.name == "float16"
+    products = [node for node in topological([logits.node], lambda node: node.src) if node.op == "dot"]
+    assert products and {node.src[0].dtype.name for node in products} == {"float16"}
 
 
 def test_cast_takes_floats_only_and_puts_parameters_back_after_an_error():
@@ -239,6 +287,38 @@ def test_a_scaler_says_what_it_cannot_do_and_exchanges_its_state():
         scaler.update()
     other.load_state_dict(scaler.state_dict())
     assert other.get_scale() == 8.0
+    for state in ({}, {"scale": 1.0}, {"scale": [1.0, 2.0], "good_steps": 0}):
+        with pytest.raises(ValueError, match="scale and good_steps"):
+            other.load_state_dict(state)
+
+
+def test_a_scaler_of_two_optimisers_leaves_out_the_steps_that_have_infinities():
+    """Each is unscaled by itself, and any infinity lowers the scale."""
+    values, scales = [], []
+    for slope in (3.0, np.inf):
+        a, b = (Tensor([1.0], requires_grad=True) for _ in range(2))
+        first, second = (nn.optim.SGD([p], lr=0.25) for p in (a, b))
+        scaler = nn.amp.GradScaler(init_scale=8.0)
+        scaler.scale((a * 2 + b * slope).sum()).backward()
+        scaler.step(first)
+        scaler.step(second)
+        with pytest.raises(RuntimeError, match="step.. was called twice"):
+            scaler.step(first)
+        scaler.update()
+        values.append((a.item(), b.item()))
+        scales.append(scaler.get_scale())
+    assert values == [(0.5, 0.25), (0.5, 1.0)] and scales == [8.0, 4.0]
+
+
+def test_a_scale_stays_finite_and_a_half_loss_is_scaled_in_float32():
+    w = Tensor([1.0], requires_grad=True)
+    optimizer, scaler = nn.optim.SGD([w], lr=0.0), nn.amp.GradScaler(init_scale=2.0**126, growth_interval=1)
+    for _ in range(3):
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**127
+    scaled = nn.amp.GradScaler().scale(Tensor(np.float16(1.5)))
+    assert scaled.dtype.name == "float32" and scaled.item() == 1.5 * 2**16
 
 
 def test_the_example_of_precision(example, english):
@@ -295,8 +375,17 @@ def test_lora_beside_packed_weights_trains_and_does_not_merge():
 def test_lora_says_which_layers_it_did_not_find():
     with pytest.raises(ValueError, match="'nothing'"):
         nn.lora.wrap(tiny(), names="nothing")
+    model = tiny()
     with pytest.raises(ValueError, match="rank"):
-        nn.lora.wrap(tiny(), rank=0)
+        nn.lora.wrap(model, rank=0)
+    with pytest.raises(ValueError, match="Dropout"):
+        nn.lora.wrap(model, dropout=2.0)
+    assert all(p.requires_grad for p in model.parameters()) and len(list(model.parameters())) > 20  # as it was
+    nn.lora.wrap(model, rank=1)
+    with pytest.raises(ValueError, match="all have a LoRA"):
+        nn.lora.wrap(model, rank=1)
+    with pytest.raises(ValueError, match="merge the model first"):
+        model.save_pretrained("nowhere")
 
 
 def test_the_example_of_lora(example, english):
@@ -350,10 +439,30 @@ def test_pruning_by_one_threshold_and_its_errors():
         nn.prune.magnitude(model, 0.5, names="head")
 
 
+def test_of_equal_weights_no_more_are_pruned_than_asked_and_masks_follow_the_model(device):
+    model = nn.Linear(4, 4, bias=False)
+    model.load_state_dict({"weight": np.ones((4, 4))})
+    masks = nn.prune.magnitude(model, 0.25)
+    assert masks.sparsity() == 0.25
+    model.place(device)
+    model.load_state_dict({"weight": np.ones((4, 4))})
+    masks.apply()
+    assert model.weight.tolist() == [[0.0] * 4] + [[1.0] * 4] * 3
+
+
 def test_the_example_of_pruning(example, english):
     found = example("prune").main(15, 10, english, **TINY)
     assert found["sparsity"] == pytest.approx(0.5, abs=0.01)
     assert found["tuned"] < found["pruned"] + 0.05
+
+
+def test_gradients_in_a_half_are_clipped_by_a_norm_that_it_cannot_hold_the_squares_of():
+    w = Tensor(np.zeros(2, np.float16), requires_grad=True)
+    w.grad = Tensor(np.array([300.0, 400.0], np.float16))
+    assert nn.utils.clip_grad_norm_([w], 5.0).item() == 500.0
+    np.testing.assert_allclose(w.grad.numpy(), [3.0, 4.0], rtol=1e-3)
+    with pytest.raises(ValueError, match="max_norm >= 0"):
+        nn.utils.clip_grad_norm_([w], -1.0)
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------
@@ -375,6 +484,13 @@ def test_the_loss_of_distillation_and_its_gradient_are_those_of_the_paper():
     np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="teacher"):
         nn.distill.loss(ours, Tensor(teacher[:1]))
+    with pytest.raises(ValueError, match="temperature > 0"):
+        nn.distill.loss(ours, Tensor(teacher), temperature=0.0)
+    padded = nn.distill.loss(ours, Tensor(teacher), Tensor(np.where(targets == targets[0, 0], -100, targets)), t, alpha)
+    rows = np.flatnonzero(targets != targets[0, 0])
+    student, teacher = student.reshape(-1, 5)[rows], teacher.reshape(-1, 5)[rows]
+    alone = nn.distill.loss(Tensor(student), Tensor(teacher), Tensor(targets.ravel()[rows]), t, alpha)
+    assert padded.item() == pytest.approx(alone.item(), rel=1e-5)
 
 
 def test_the_example_of_distillation(example, english):
