@@ -145,6 +145,13 @@ def test_text_is_streamed(run):
     assert process.wait(timeout=60) == 141
 
 
+def test_a_pipe_that_nobody_reads_ends_a_short_command_quietly():
+    command = [sys.executable, "-P", "-m", "clgrad", "describe", "gpt2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
+
+
 @pytest.mark.parametrize(
     "flags, parts",
     [
@@ -153,6 +160,7 @@ def test_text_is_streamed(run):
         (["--temperature", "-1"], ["temperature"]),
         (["--top-k", "0"], ["top_k"]),
         (["--top-p", "2"], ["top_p"]),
+        (["--seed", "-1"], ["non-negative"]),
         (["--max-tokens", "-1"], ["max_tokens"]),
         (["--device", "TPU"], ["TPU", "NUMPY"]),
     ],

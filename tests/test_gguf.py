@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from clgrad import Tensor, nn
 from clgrad.cli import main
-from clgrad.cli.chat import say
+from clgrad.cli.chat import converse, say
 from clgrad.models import Llama, from_pretrained
 from clgrad.models.chat import ChatTemplate, Conversation
 from clgrad.models.gguf import PATTERNS, tokenizer_from
@@ -429,6 +429,27 @@ def test_clgrad_chat_answers_lines_from_a_pipe(packed, monkeypatch, capsys):
     assert main.main(arguments) == 0
     out = capsys.readouterr().out
     assert out and out == 2 * out[: len(out) // 2]  # two conversations of one seed
+
+
+def test_clgrad_chat_bears_what_is_no_text_and_what_no_terminal_shows(packed, monkeypatch):
+    arguments = ["chat", str(packed), "--device", "NUMPY", "--max-tokens", "4", "--temperature", "9", "--seed", "1"]
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, "ascii"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xff\xc3\xa9\n" * 3), "utf-8"))
+    assert main.main(arguments) == 0
+    assert out.getvalue().count(b"\n") >= 3
+    monkeypatch.setattr(sys, "stdin", None)  # closed
+    assert main.main(arguments) == 0
+
+
+def test_a_question_that_is_too_long_does_not_end_the_conversation(packed, monkeypatch, capsys):
+    model, tokenizer = from_pretrained(packed, device="NUMPY"), tokenizer_from(packed)
+    talk = Conversation(model, tokenizer, ChatTemplate.of(GGUF(packed)), max_tokens=3)
+    lines = iter(["long " * 64, "a"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines, None) or (_ for _ in ()).throw(EOFError))
+    converse(lambda: talk, True)
+    assert "more than the context of 64" in capsys.readouterr().err
+    assert [m["role"] for m in talk.messages] == ["user", "assistant"]
 
 
 @pytest.mark.parametrize("flags, message", [(["--top-p", "2"], "top_p"), (["--max-tokens", "0"], "--max-tokens")])

@@ -41,7 +41,8 @@ def chat(
         template, tokenizer = ChatTemplate.of(file), gguf.tokenizer_from(file)
         model = gguf.from_pretrained(file, device=device)
         begin = partial(Conversation, model, tokenizer, template, system, max_tokens, chosen, seed)
-        converse(begin, sys.stdin.isatty())
+        if sys.stdin is not None:  # closed: nothing is asked
+            converse(begin, sys.stdin.isatty())
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from None
 
@@ -61,7 +62,12 @@ def converse(begin: Callable[[], Conversation], interactive: bool) -> None:
         if line == "/new":
             conversation = begin()
         elif line:
-            say(conversation, line)
+            try:
+                say(conversation, line)
+            except ValueError as error:  # such as a text that is too long; the conversation is as it was before
+                if not interactive:
+                    raise
+                print(f"clgrad: {error}", file=sys.stderr)
 
 
 def say(conversation: Conversation, line: str) -> None:

@@ -25,7 +25,7 @@ MASKS = ("[MASK]", "<mask>")  # the mask token's names
 
 def opened(path: Path, device: str) -> Callable[..., None]:
     """What prints the answer to a prompt, for the model at `path`: see `Task.answer`. Raises UsageError."""
-    if (path / checkpoints.FILE_NAME).exists() or not path.exists():
+    if (path / checkpoints.FILE_NAME).exists() or not path.exists() and path.suffix != ".gguf":
         return load_task(path, device).answer
     if not path.suffix == ".gguf" and not (path.is_dir() and (path / "config.json").exists()):
         raise UsageError(

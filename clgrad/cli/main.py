@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for a failure, 2 for what the user can put right, 130 for Ctrl-C."""
     arguments = [with_hyphens(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = os.environ.get("CLGRAD_DEBUG", "0") not in ("", "0")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show, or a pipe that is no text, is a "?"
+            stream.reconfigure(errors="replace")
     try:
         options = parse(arguments)
         options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a broken pipe shows here, and not when the interpreter ends
         return 0
     except Stopped as stopped:
         return stopped.exit_code
@@ -160,6 +166,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         accumulate="batches whose gradients make one update",
         schedule=f"one of {', '.join(SCHEDULES)}",
         precision=f"one of {', '.join(PRECISIONS)}",
+        checkpointing="layers compute their inner values again for the gradient: less memory, the same numbers",
         label_smoothing="the share of each target that all others get",
         beams="of the translations at the end; 1 is greedy",
         device="NUMPY, CL, CL:1, ... (see clgrad devices)",
