@@ -22,7 +22,8 @@ from .writer import NAME, Rendered
 # One thread does what two could share, so nothing larger than this is worth it.
 MOST_BYTES = 300_000  # read and written by one kernel
 MOST_POINTS = 1 << 14  # of a loop or of rows
-MOST_PRODUCTS = 1 << 17  # multiplications of a dot
+MOST_PRODUCTS = 160_000  # multiplications of a dot
+MOST_DOT_BYTES = 450_000  # read and written by one: attention of a single token is two dots that belong to a chain
 LONGEST = 48  # kernels in a chain: more make compilers slow
 MOST_ARGUMENTS = 1024  # bytes: what the smallest device takes
 
@@ -47,7 +48,7 @@ def is_short(kernel: Kernel) -> bool:
     nbytes = width * sum(_extent(view) for view in _views(kernel))
     if kernel.kind == "dot":
         (arg,) = (instr.arg for instr in kernel.body if instr.op == "dot")
-        return prod(kernel.shape) * arg[1].shape[-1] <= MOST_PRODUCTS and nbytes <= MOST_BYTES
+        return prod(kernel.shape) * arg[1].shape[-1] <= MOST_PRODUCTS and nbytes <= MOST_DOT_BYTES
     return prod(kernel.shape) <= MOST_POINTS and nbytes <= MOST_BYTES
 
 
