@@ -4,12 +4,12 @@
 
 Without it every block keeps its activations until its gradient is computed. With `nn.checkpoint` a block keeps its
 input alone, and computes the rest again when its gradient is there. The gradients are the same, dropout included.
+`nn.utils.checkpoint_layers` does so for every block; `clgrad train --checkpointing` is the flag.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import time
 
 import numpy as np
@@ -17,13 +17,6 @@ from small import read_text, small_gpt
 
 from clgrad import Device, Tensor, jit, nn
 from clgrad.models import GPT
-
-
-def checkpointed(model: GPT) -> GPT:
-    """The model, whose blocks keep nothing but what they are given."""
-    for block in model.transformer.h:
-        block.forward = functools.partial(nn.checkpoint, block.forward)
-    return model
 
 
 def main(layers: int = 24, content: str | None = None, batch: int = 8, **sizes: int | float) -> dict[str, float]:
@@ -36,7 +29,8 @@ def main(layers: int = 24, content: str | None = None, batch: int = 8, **sizes: 
         for name in ("plain", "checkpointed"):
             model = small_gpt(text, **sizes)
             parameters = list(model.parameters())
-            model = checkpointed(model) if name == "checkpointed" else model
+            if name == "checkpointed":
+                nn.utils.checkpoint_layers(model)
             x, y = text.batch(0, model.config.block_size, batch)
             Tensor.realize_all([x, y, *parameters])
             Tensor.manual_seed(2)  # the same elements are dropped

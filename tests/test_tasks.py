@@ -281,6 +281,18 @@ def test_an_accumulating_run_resumes_bit_for_bit_and_counts_updates(data, tmp_pa
     assert len(whole) == 6 and whole == resumed
 
 
+@pytest.mark.parametrize("task", ["lm", "translate", *(pytest.param(t, marks=pytest.mark.sweep) for t in TASKS[2:])])
+def test_a_run_that_keeps_no_inner_values_has_the_same_losses_in_less_memory(data, tmp_path, task):
+    found, needed = [], []
+    for checkpointing in (False, True):
+        fields = dict(task=task, data=data[task], tokenizer="bpe", n_layer=4, dropout=0.2, checkpointing=checkpointing)
+        chosen = resolve(TINY | fields)
+        run = trainer.Run(tmp_path, trainer.task_named(task).start(chosen.train, chosen.model), chosen.train)
+        found.append([run.train_once(i, 0.01)[0][0].item() for i in (1, 2)])
+        needed.append(run.step.last.arena_bytes)
+    assert found[0] == found[1] and needed[1] < 0.75 * needed[0]
+
+
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_a_run_in_a_half_follows_float32_and_resumes_bit_for_bit(runs, data, tmp_path, precision):
     if precision == "bfloat16":

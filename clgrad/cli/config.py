@@ -53,6 +53,7 @@ class TrainConfig:
     weight_decay: float = 0.1  # of matrices; biases, gains and the like never decay
     grad_clip: float = 1.0  # largest norm of all gradients together; 0: do not clip
     precision: str = "float32"  # of the forward and backward pass; parameters and updates are float32
+    checkpointing: bool = False  # layers compute their inner values again for the gradient instead of keeping them
     label_smoothing: float = 0.0  # the share of each target that all others get; validation knows none of it
     eval_interval: int = 250
     eval_iters: int = 20  # batches in one evaluation

@@ -46,6 +46,8 @@ class Run:
         self.folder, self.config, self.task, self.iteration = folder, train, task, 0
         self.model = task.model
         self.model.to(train.device)
+        if train.checkpointing:
+            nn.utils.checkpoint_layers(self.model)
         self.optimizer = nn.optim.AdamW(
             parameter_groups(self.model, train.weight_decay), lr=train.learning_rate, betas=(train.beta1, train.beta2)
         )
