@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional
 
+import numpy as np
+
 from ..backends import dtypes
 from ..backends.dtypes import is_bool, is_float
 from . import composite
@@ -32,9 +34,12 @@ def _pair(a: Tensor, b: Operand, op: str, reverse: bool) -> tuple[Tensor, Tensor
 
 
 def _floats(a: Tensor, b: Operand, op: str, reverse: bool = False) -> tuple[Tensor, Tensor]:
-    """Both operands, of one float dtype: integers become float32, and numbers are not rounded to integers before."""
-    a, b = floats(a)._meet(float(b), op) if isinstance(b, (int, float)) else map(floats, a._meet(b, op))
-    a, b = a._meet(b, op)
+    """Both operands, of one float dtype: integers become float32, and nothing is made an integer before."""
+    if isinstance(b, (int, float)):
+        a, b = floats(a)._meet(float(b), op)
+    else:
+        met = a._meet(b, op)
+        a, b = met if is_float(met[0].dtype) else (floats(a), floats(b if isinstance(b, type(a)) else met[1]))
     return (b, a) if reverse else (a, b)
 
 
@@ -94,11 +99,6 @@ def _inexact_below(a: Tensor, b: Tensor) -> Tensor:
     return (a._binary("mod", b) != 0) & ((a < 0) ^ (b < 0))
 
 
-def floordiv(self: Tensor, x: Operand) -> Tensor:
-    """self / x rounded down, in the operands' dtype; on integers x // 0 = 0."""
-    return div(self, x, rounding_mode="floor")
-
-
 def mod(self: Tensor, x: Operand, reverse: bool = False) -> Tensor:
     """The remainder with the sign of the divisor; on integers x % 0 = 0, on floats NaN."""
     a, b = map(_numbers, _pair(self, x, "mod", reverse))
@@ -144,13 +144,12 @@ def pow_(self: Tensor, x: Operand, reverse: bool = False) -> Tensor:
 
 
 def _simple_power(x: Tensor, n: float) -> Optional[Tensor]:
-    """x**n where that is a root, or a few products of floats."""
+    """x**n where that is a root, or a few products of floats: of 1 / x, whose derivative at 0 is infinite, not NaN."""
     if n == 0.5:
         return x.sqrt()
     if not float(n).is_integer() or abs(n) > 4:
         return None
-    power = _product(x, abs(int(n)))
-    return power.reciprocal() if n < 0 else power
+    return _product(x.reciprocal() if n < 0 else x, abs(int(n)))
 
 
 def _product(x: Tensor, n: int) -> Tensor:
@@ -285,15 +284,22 @@ lshift = _bits("shl", "self << x; 0 for shifts by the width or more, or by less 
 rshift = _bits("shr", "self >> x, keeping the sign; 0 or -1 for shifts by the width or more, or by less than 0.")
 
 
-# --- Python's reversed operators -------------------------------------------------------------------------------------
+# --- Python's operators ----------------------------------------------------------------------------------------------
+
+NUMBERS = (int, float, np.ndarray, np.generic, list, tuple)  # what a Tensor combines with beside Tensors
 
 
-def _reversed(method, **arguments):
-    def operator(self: Tensor, x: Operand) -> Tensor:
-        return method(self, x, reverse=True, **arguments)
+def operator(method, **arguments):
+    """A method as an operator. What is no operand is left to Python: == is False then, + asks the other's __radd__."""
 
-    return operator
+    def operate(self: Tensor, x: Operand) -> Tensor:
+        known = isinstance(x, NUMBERS) or isinstance(x, type(self))
+        return method(self, x, **arguments) if known else NotImplemented
+
+    operate.__doc__ = method.__doc__
+    return operate
 
 
-rsub, rdiv, rfloordiv = _reversed(sub), _reversed(div), _reversed(div, rounding_mode="floor")
-rmod, rpow, rlshift, rrshift = _reversed(mod), _reversed(pow_), _reversed(lshift), _reversed(rshift)
+def reversed_operator(method, **arguments):
+    """A method as an operator whose Tensor stands on the right."""
+    return operator(method, reverse=True, **arguments)

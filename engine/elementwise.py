@@ -10,7 +10,7 @@ integers as float32. What has two operands is in `arithmetic`, what stands betwe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from ..backends import dtypes
 from ..backends.dtypes import is_bool, is_float
@@ -37,6 +37,13 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
             )
         result.append(others.pop() if others else 1)
     return tuple(result)
+
+
+def only_tensors(op: str, *operands: Any) -> None:
+    """Raises TypeError unless all of them are Tensors."""
+    for x in operands:
+        if not hasattr(x, "_source"):
+            raise TypeError(f"{op}: takes Tensors, not {type(x).__name__}; make it one with Tensor(...)")
 
 
 def floats(x: Tensor) -> Tensor:
@@ -87,8 +94,8 @@ def rsqrt(self: Tensor) -> Tensor:
 
 
 def square(self: Tensor) -> Tensor:
-    """x * x."""
-    return self * self
+    """x * x; of bools as integers, as in PyTorch."""
+    return self**2
 
 
 def abs_(self: Tensor) -> Tensor:
@@ -135,13 +142,22 @@ def round_(self: Tensor) -> Tensor:
 
 
 def clip(self: Tensor, min_=None, max_=None) -> Tensor:
-    """x held between `min_` and `max_` (either may be None). The gradient is 1 where x is within, ends included."""
+    """x held between `min_` and `max_` (either may be None); NaN where any of the three is.
+
+    The gradient is 1 where x is within, ends included.
+    """
     if min_ is None and max_ is None:
         raise RuntimeError("clip: give min_, max_ or both")
     x = self
     if min_ is not None:
-        x = (x < min_).where(min_, x)
-    return x if max_ is None else (x > max_).where(max_, x)
+        x = _or_unordered(x < min_, min_).where(min_, x)
+    return x if max_ is None else _or_unordered(x > max_, max_).where(max_, x)
+
+
+def _or_unordered(outside: Tensor, bound: Operand) -> Tensor:
+    """Where x is outside of a bound, or the bound is NaN."""
+    unordered = bound != bound
+    return outside if unordered is False else outside | unordered
 
 
 def logical_not(self: Tensor) -> Tensor:

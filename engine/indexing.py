@@ -29,7 +29,7 @@ import numpy as np
 
 from ..backends.dtypes import int32, int64, is_bool, is_int, uint32, uint64
 from . import trace
-from .elementwise import broadcast_shape
+from .elementwise import broadcast_shape, only_tensors
 from .ops import ShapeError
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ def _item(x: Tensor, item: Any) -> Any:
             raise IndexError(f"an index Tensor holds integers, or bools for a mask, not {item.dtype}")
         return item
     if isinstance(item, (list, tuple, range, np.ndarray, np.generic, bool)):
-        array = np.array(item)
+        try:
+            array = np.array(item)
+        except ValueError as error:
+            raise IndexError(f"an index list is rectangular: {error}") from None
         if not array.size and array.dtype.kind == "f" and not isinstance(item, np.ndarray):
             array = array.astype(np.int64)
         if array.dtype.kind not in "biu":
@@ -222,6 +225,8 @@ def _row_numbers(x: Tensor, lookups: list[tuple[int, Array]], shape: tuple[int, 
     """The number of the row for each point of `shape`; out of range where any lookup is."""
     tensor_type = type(x)
     sizes = [x.shape[axis] for axis, _ in lookups]
+    if 0 in sizes and prod(shape):
+        raise IndexError(f"an index of shape {shape} looks up {x.shape}, which has nothing there")
     dtype = int64 if prod(sizes) > FAR else int32
     known = [_checked(t, axis, x.shape) for axis, t in lookups if isinstance(t, np.ndarray)]
     if len(known) == len(lookups):
@@ -386,16 +391,19 @@ def take(self: Tensor, index: Tensor) -> Tensor:
 
     Raises IndexError for an index outside 0 <= i < N: at once on NUMPY, at the next read on CL.
     """
+    only_tensors("take", index)
     return type(self)._make("gather", self, index)
 
 
 def nonzero(self: Tensor, as_tuple: bool = False) -> Union[Tensor, tuple[Tensor, ...]]:
     """Where elements are not 0: (count, dimensions) int64, or a Tensor (count,) for each dimension. Reads the values.
 
+    Without dimensions there is one such Tensor, as if there was one dimension (of size 1), as in PyTorch.
     Raises RuntimeError under jit, where no shape may depend on values.
     """
     trace.forbid("nonzero(), whose result has the shape that the values say,")
-    found = np.argwhere(self.numpy() != 0).astype(np.int64)
+    held = self.numpy() != 0
+    found = np.argwhere(np.atleast_1d(held) if as_tuple else held).astype(np.int64)
     if as_tuple:
         return tuple(type(self)(np.ascontiguousarray(column), device=self.device) for column in found.T)
     return type(self)(found, device=self.device)
@@ -406,6 +414,7 @@ def masked_select(self: Tensor, mask: Tensor) -> Tensor:
 
     Raises RuntimeError under jit, where no shape may depend on values, and for a mask that is no bool.
     """
+    only_tensors("masked_select", mask)
     if not is_bool(mask.dtype):
         raise RuntimeError(f"masked_select: a mask is bool, not {mask.dtype}; compare first")
     shape = broadcast_shape("masked_select", self.shape, mask.shape)
@@ -417,6 +426,7 @@ def masked_fill(self: Tensor, mask: Tensor, value: Any) -> Tensor:
 
     Raises RuntimeError for a mask that is no bool.
     """
+    only_tensors("masked_fill", mask)
     if not is_bool(mask.dtype):
         raise RuntimeError(f"masked_fill: a mask is bool, not {mask.dtype}; compare first")
     tensor_type = type(self)
@@ -430,6 +440,7 @@ def one_hot(self: Tensor, num_classes: int = -1) -> Tensor:
     With -1 there are as many classes as the largest number wants, which is read, and which jit cannot do. Raises
     TypeError for what is not integers, ShapeError where -1 finds no or negative numbers.
     """
+    num_classes = whole(num_classes)
     if not is_int(self.dtype):
         raise TypeError(f"one_hot: classes are integers, not {self.dtype}; cast first")
     if num_classes == -1:

@@ -36,6 +36,7 @@ from . import (
     sort,
 )
 from . import rearrange as rearranging
+from .arithmetic import operator, reversed_operator
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -125,20 +126,22 @@ class Methods:
     lshift, rshift = arithmetic.lshift, arithmetic.rshift
 
     __array_priority__ = 1000  # an array on the left leaves the operation to the Tensor on the right
-    __add__ = __radd__ = arithmetic.add
-    __sub__, __rsub__ = arithmetic.sub, arithmetic.rsub
-    __mul__ = __rmul__ = arithmetic.mul
-    __truediv__, __rtruediv__ = arithmetic.div, arithmetic.rdiv
-    __floordiv__, __rfloordiv__ = arithmetic.floordiv, arithmetic.rfloordiv
-    __mod__, __rmod__ = arithmetic.mod, arithmetic.rmod
-    __pow__, __rpow__ = arithmetic.pow_, arithmetic.rpow
-    __and__ = __rand__ = arithmetic.bitwise_and
-    __or__ = __ror__ = arithmetic.bitwise_or
-    __xor__ = __rxor__ = arithmetic.bitwise_xor
-    __lshift__, __rlshift__ = arithmetic.lshift, arithmetic.rlshift
-    __rshift__, __rrshift__ = arithmetic.rshift, arithmetic.rrshift
-    __lt__, __gt__, __le__, __ge__ = arithmetic.lt, arithmetic.gt, arithmetic.le, arithmetic.ge
-    __eq__, __ne__ = arithmetic.eq, arithmetic.ne  # type: ignore[assignment]
+    __add__ = __radd__ = operator(arithmetic.add)
+    __sub__, __rsub__ = operator(arithmetic.sub), reversed_operator(arithmetic.sub)
+    __mul__ = __rmul__ = operator(arithmetic.mul)
+    __truediv__, __rtruediv__ = operator(arithmetic.div), reversed_operator(arithmetic.div)
+    __floordiv__ = operator(arithmetic.div, rounding_mode="floor")
+    __rfloordiv__ = reversed_operator(arithmetic.div, rounding_mode="floor")
+    __mod__, __rmod__ = operator(arithmetic.mod), reversed_operator(arithmetic.mod)
+    __pow__, __rpow__ = operator(arithmetic.pow_), reversed_operator(arithmetic.pow_)
+    __and__ = __rand__ = operator(arithmetic.bitwise_and)
+    __or__ = __ror__ = operator(arithmetic.bitwise_or)
+    __xor__ = __rxor__ = operator(arithmetic.bitwise_xor)
+    __lshift__, __rlshift__ = operator(arithmetic.lshift), reversed_operator(arithmetic.lshift)
+    __rshift__, __rrshift__ = operator(arithmetic.rshift), reversed_operator(arithmetic.rshift)
+    __lt__, __gt__ = operator(arithmetic.lt), operator(arithmetic.gt)
+    __le__, __ge__ = operator(arithmetic.le), operator(arithmetic.ge)
+    __eq__, __ne__ = operator(arithmetic.eq), operator(arithmetic.ne)  # type: ignore[assignment]
 
     # --- reductions, scans and sorting ----------------------------------------------------------------------------
 
@@ -179,7 +182,7 @@ class Methods:
     # --- products ---------------------------------------------------------------------------------------------------
 
     matmul, dot, linear = products.matmul, products.matmul, products.linear
-    __matmul__, __rmatmul__ = products.matmul, products.rmatmul
+    __matmul__, __rmatmul__ = operator(products.matmul), operator(products.rmatmul)
     einsum = staticmethod(einsum.einsum)
     conv2d, conv_transpose2d = convolution.conv2d, convolution.conv_transpose2d
     avg_pool2d, max_pool2d, max_unpool2d = pooling.avg_pool2d, pooling.max_pool2d, pooling.max_unpool2d

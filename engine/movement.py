@@ -207,12 +207,12 @@ def squared(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def tril(self: Tensor, diagonal: int = 0) -> Tensor:
     """The last two axes' lower triangle, zeros above the given diagonal (0: the main one, above it positive)."""
-    return _triangle("tril", self, lambda distance: distance <= diagonal)
+    return _triangle("tril", self, lambda distance: distance <= whole(diagonal))
 
 
 def triu(self: Tensor, diagonal: int = 0) -> Tensor:
     """The last two axes' upper triangle, zeros below the given diagonal (0: the main one, above it positive)."""
-    return _triangle("triu", self, lambda distance: distance >= diagonal)
+    return _triangle("triu", self, lambda distance: distance >= whole(diagonal))
 
 
 def _triangle(op: str, x: Tensor, keeps) -> Tensor:

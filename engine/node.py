@@ -164,13 +164,16 @@ def make(op: str, src: tuple[Node, ...], arg: Any = None, where: Optional[tuple[
 
 
 def constant(value, dtype: DType, shape: tuple[int, ...], device: str) -> Node:
-    """`value` everywhere in `shape`, as an element of `dtype` (integers wrap)."""
+    """`value` everywhere in `shape`, as an element of `dtype` (integers wrap; OverflowError beyond 64 bits)."""
     if is_float(dtype):
         value = float(value)
         bits: Any = struct.pack("d", value)
     elif is_int(dtype):
         width = 8 * dtype.itemsize
-        value = int(value) % (1 << width)
+        value = int(value)
+        if not -(1 << 63) <= value < 1 << 64:
+            raise OverflowError(f"{value} does not fit into an integer of 64 bits")
+        value %= 1 << width
         if dtype.kind == "i" and value >= 1 << (width - 1):
             value -= 1 << width
         bits = value

@@ -190,7 +190,7 @@ def _permute(op, src, arg):
 @rule("expand", text="any, shape in arg -> dimensions of size 1 repeated")
 def _expand(op, src, arg):
     shape = src[0].shape
-    if len(shape) != len(arg) or any(old != new and old != 1 for old, new in zip(shape, arg, strict=True)):
+    if len(shape) != len(arg) or any(new < 0 or old not in (1, new) for old, new in zip(shape, arg, strict=True)):
         raise ShapeError(f"expand: {shape} does not expand to {arg}; only dimensions of size 1 are repeated")
     return arg, src[0].dtype
 

@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import copysign
+from math import copysign, inf
 from operator import index as whole
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
 from ..backends import dtypes
+from .elementwise import only_tensors
 from .movement import along, axis_of
 from .ops import ShapeError
 
@@ -29,11 +30,13 @@ Tensors = Union["Tensor", Sequence["Tensor"]]
 def _listed(op: str, first: Tensors, others: tuple, dim: int) -> tuple[list[Tensor], int]:
     """x.cat(y, z, dim=1), Tensor.cat(x, y, z, dim=1), Tensor.cat([x, y, z], dim=1) and Tensor.cat([x, y, z], 1)."""
     if not isinstance(first, (list, tuple)):
+        only_tensors(op, first, *others)
         return [first, *others], dim
     if len(others) > 1 or not all(isinstance(other, int) for other in others):
         raise TypeError(f"{op}: one list of Tensors and perhaps a dim, or Tensors one by one")
     if not first:
         raise ShapeError(f"{op}: needs at least one Tensor")
+    only_tensors(op, *first)
     return list(first), others[0] if others else dim
 
 
@@ -110,6 +113,8 @@ def pad(self: Tensor, padding: Sequence, mode: str = "constant", value: float = 
     last axis first: (left, right, top, bottom, ...). Negative widths cut off. Reflection leaves out the edge and needs
     widths below the axis's size, a circle widths up to it. Raises ShapeError where they do not fit.
     """
+    if mode not in ("constant", *MOST):
+        raise NotImplementedError(f'pad: mode must be "constant", "reflect", "replicate" or "circular", not {mode!r}')
     widths = [(whole(b), whole(a)) for b, a in _widths(self, tuple(padding))]
     x = self.shrink([(max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(widths, self.shape, strict=True)])
     widths = [(max(b, 0), max(a, 0)) for b, a in widths]
@@ -133,21 +138,22 @@ def _widths(x: Tensor, padding: tuple) -> list[tuple[int, int]]:
         pairs = list(zip(padding[::2], padding[1::2]))[::-1]
         if len(padding) % 2 == 0 and len(pairs) <= x.ndim:
             return [(0, 0)] * (x.ndim - len(pairs)) + pairs
-    elif len(padding) == x.ndim:
-        return [(0, 0) if w is None else (w[0], w[1]) for w in padding]
+    elif len(padding) == x.ndim and all(w is None or isinstance(w, (tuple, list)) and len(w) == 2 for w in padding):
+        return [(0, 0) if w is None else tuple(w) for w in padding]
     raise ShapeError(
         f"pad: {padding} does not fit {x.shape}; wanted (before, after) for each of its {x.ndim} axes, "
         "or up to twice as many numbers, those of the last axis first"
     )
 
 
+# How wide an axis of n elements continues to either side.
+MOST = {"reflect": lambda n: n - 1, "circular": lambda n: n, "replicate": lambda n: inf if n else 0}
+
+
 def _continued(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
     """One axis with its own elements put before it and after it."""
     n = x.shape[axis]
-    most = {"reflect": n - 1, "circular": n, "replicate": max(before, after) if n else 0}.get(mode)
-    if most is None:
-        raise NotImplementedError(f'pad: mode must be "constant", "reflect", "replicate" or "circular", not {mode!r}')
-    if max(before, after) > most:
+    if max(before, after) > MOST[mode](n):
         raise ShapeError(f"pad: {mode} by ({before}, {after}) needs more than the {n} elements of axis {axis}")
     if mode == "reflect":
         left, right = along(x, axis, 1, before + 1).flip(axis), along(x, axis, n - 1 - after, n - 1).flip(axis)

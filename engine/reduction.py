@@ -41,9 +41,10 @@ def _count(x: Tensor, axes: tuple[int, ...]) -> int:
     return prod(x.shape[a] for a in axes)
 
 
-def _not_empty(op: str, x: Tensor, axes: tuple[int, ...]) -> None:
+def _not_empty(op: str, x: Tensor, axis: Axis, axes: tuple[int, ...]) -> None:
     if not _count(x, axes):
-        raise ShapeError(f"{op}: axes {axes} of shape {x.shape} are empty, and none of nothing is the {op}")
+        kind = ShapeError if axis is None else IndexError  # as PyTorch has it
+        raise kind(f"{op}: axes {axes} of shape {x.shape} are empty, and none of nothing is the {op}")
 
 
 def _reduced(self: Tensor, op: str, axes: tuple[int, ...], keepdim: bool) -> Tensor:
@@ -93,16 +94,22 @@ def prod_(self: Tensor, axis: Axis = None, keepdim: bool = False, dtype=None) ->
 
 
 def max_(self: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """The largest element over `axis`; NaN if there is one; ties share the gradient. ShapeError for nothing."""
+    """The largest element over `axis`; NaN if there is one; ties share the gradient.
+
+    Of nothing there is none: IndexError, or without `axis` ShapeError.
+    """
     axes = _axes("max", axis, self.ndim)
-    _not_empty("max", self, axes)
+    _not_empty("max", self, axis, axes)
     return _reduced(self, "reduce_max", axes, keepdim)
 
 
 def min_(self: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """The smallest element over `axis`; NaN if there is one; ties share the gradient. ShapeError for nothing."""
+    """The smallest element over `axis`; NaN if there is one; ties share the gradient.
+
+    Of nothing there is none: IndexError, or without `axis` ShapeError.
+    """
     axes = _axes("min", axis, self.ndim)
-    _not_empty("min", self, axes)
+    _not_empty("min", self, axis, axes)
     return reversed_order(reversed_order(self).max(axes, keepdim))
 
 
@@ -165,30 +172,34 @@ def _verdict(x: Tensor, result: Tensor) -> Tensor:
 def argmax(self: Tensor, axis: Optional[int] = None, keepdim: bool = False) -> Tensor:
     """The index (int64) of the largest element along `axis`, or in the flattened Tensor; of equal ones the first.
 
-    The first NaN counts as the largest. ShapeError for nothing.
+    The first NaN counts as the largest. Of nothing there is none: IndexError, or without `axis` ShapeError.
     """
+    return _place_of_best("argmax", self, axis, keepdim)
+
+
+def _place_of_best(op: str, x: Tensor, axis: Optional[int], keepdim: bool) -> Tensor:
+    a = 0 if axis is None else axis_of(op, axis, x.ndim)
+    if not x.ndim:
+        return x.zeros_like(dtype=dtypes.default_int)
+    _not_empty(op, x, axis, tuple(range(x.ndim)) if axis is None else (a,))
     if axis is None:
-        return self.flatten().argmax(0).reshape((1,) * self.ndim if keepdim else ())
-    a = axis_of("argmax", axis, self.ndim)
-    if not self.ndim:
-        return self.zeros_like(dtype=dtypes.default_int)
-    _not_empty("argmax", self, (a,))
-    n = self.shape[a]
-    best = self == self.max(a, keepdim=True)
-    if is_float(self.dtype):
-        best = best | self.isnan()
+        return _place_of_best(op, x.flatten(), 0, False).reshape((1,) * x.ndim if keepdim else ())
+    n = x.shape[a]
+    best = x == x.max(a, keepdim=True)
+    if is_float(x.dtype):
+        best = best | x.isnan()
     # Counted from the end, so that the largest count is the first best.
-    order = n - type(self).arange(n, dtype=dtypes.int32, device=self.device)
-    order = order.reshape([-1 if b == a else 1 for b in range(self.ndim)])
+    order = n - type(x).arange(n, dtype=dtypes.int32, device=x.device)
+    order = order.reshape([-1 if b == a else 1 for b in range(x.ndim)])
     return (n - best.where(order, 0).max(a, keepdim)).cast(dtypes.default_int)
 
 
 def argmin(self: Tensor, axis: Optional[int] = None, keepdim: bool = False) -> Tensor:
     """The index (int64) of the smallest element along `axis`, or in the flattened Tensor; of equal ones the first.
 
-    The first NaN counts as the smallest. ShapeError for nothing.
+    The first NaN counts as the smallest. Of nothing there is none: IndexError, or without `axis` ShapeError.
     """
-    return reversed_order(self).argmax(axis, keepdim)
+    return _place_of_best("argmin", reversed_order(self), axis, keepdim)
 
 
 def logsumexp(self: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
@@ -220,12 +231,13 @@ def log_softmax(self: Tensor, axis: Axis = -1, dtype=None) -> Tensor:
 def normalize(self: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """x / max(norm, eps) with the p-norm along `dim`, sum(|x|^p)^(1/p); the largest |x| for p = inf.
 
-    The number of elements that are not 0 for p = 0. The norm's derivative at 0 is 0, as in PyTorch.
+    The smallest |x| for p = -inf, and the number of elements that are not 0 for p = 0. The norm's derivative at 0 is 0,
+    as in PyTorch.
     """
 
     def scaled(x: Tensor) -> Tensor:
-        if p == inf:
-            norm = x.abs().max(dim, keepdim=True)
+        if abs(p) == inf:
+            norm = x.abs().max(dim, keepdim=True) if p > 0 else x.abs().min(dim, keepdim=True)
         elif p == 0:
             norm = (x != 0).cast(x.dtype).sum(dim, keepdim=True)
         elif p == 1:

@@ -97,7 +97,7 @@ def cummax(self: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
 
     From the first NaN on the values are NaN. The gradient goes to the elements that the indices name.
     """
-    return _running(self, axis, rank(self))
+    return _running("cummax", self, axis, rank(self))
 
 
 def cummin(self: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
@@ -108,17 +108,17 @@ def cummin(self: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
     keys = ~rank(self)
     if is_float(self.dtype):
         keys = self.isnan().where(int(np.iinfo(keys.dtype).max), keys)
-    return _running(self, axis, keys)
+    return _running("cummin", self, axis, keys)
 
 
-def _running(self: Tensor, axis: int, keys: Tensor) -> tuple[Tensor, Tensor]:
+def _running(op: str, self: Tensor, axis: int, keys: Tensor) -> tuple[Tensor, Tensor]:
     """The elements of which the integer `keys` are the largest so far, and their indices."""
-    a = axis_of("cummax", axis, self.ndim)
+    a = axis_of(op, axis, self.ndim)
     if not self.ndim:
         return self, self.zeros_like(dtype=dtypes.default_int)
 
     def highest(x: Tensor) -> Tensor:
-        return _scanned("cummax", x, a, lambda before, x: make("max", (before, x)), int(np.iinfo(x.dtype).min))
+        return _scanned(op, x, a, lambda before, x: make("max", (before, x)), int(np.iinfo(x.dtype).min))
 
     places = type(self).arange(self.shape[a], dtype=dtypes.int32, device=self.device)
     places = places.reshape([-1 if b == a else 1 for b in range(self.ndim)])

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from ..backends.dtypes import DType, bool_, float32, int32, int64, is_bool, is_float, is_int
 from . import node as nodes
 from .composite import composite
+from .elementwise import only_tensors
 from .indexing import FAR
 from .movement import axis_of
 from .node import Node, make
@@ -36,6 +37,7 @@ def flat_numbers(op: str, shape: tuple[int, ...], axis: int, index: Tensor) -> T
 
     Raises ShapeError for an index that reaches beyond the other axes, RuntimeError for one that holds no integers.
     """
+    only_tensors(op, index)
     if not is_int(index.dtype):
         raise RuntimeError(f"{op}: an index holds integers, not {index.dtype}")
     if index.ndim != len(shape) or any(
@@ -69,6 +71,7 @@ def gather(self: Tensor, dim: int, index: Tensor) -> Tensor:
     Raises ShapeError for an index that reaches beyond the other dimensions; IndexError out of range.
     """
     axis = axis_of("gather", dim, self.ndim)
+    only_tensors("gather", index)
     if not self.ndim:
         return self.reshape(1).gather(0, index.reshape(-1)).reshape(index.shape)
     return self.reshape(-1).take(flat_numbers("gather", self.shape, axis, index))
@@ -81,6 +84,7 @@ def index_copy(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     result to this Tensor's own name writes those slices and nothing else.
     """
     axis = axis_of("index_copy", dim, self.ndim)
+    only_tensors("index_copy", index, source)
     order = (axis, *(a for a in range(self.ndim) if a != axis))
     back = tuple(order.index(a) for a in range(self.ndim))
     rows, new = self.permute(*order), source.cast(self.dtype).permute(*order)
@@ -96,6 +100,7 @@ def scatter(self: Tensor, dim: int, index: Tensor, src: Any, reduce: Optional[st
     """
     if reduce not in (None, "add", "multiply"):
         raise RuntimeError(f'scatter: reduce must be None, "add" or "multiply", not {reduce!r}')
+    only_tensors("scatter", index)
     if not isinstance(src, type(self)):
         src = type(self).full(index.shape, src, dtype=self.dtype, device=self.device)
     if reduce is not None:
@@ -121,6 +126,7 @@ def scatter_reduce(
 def _scattered(op: str, x: Tensor, dim: int, index: Tensor, src: Tensor, rule: Callable[..., Tensor]) -> Tensor:
     """`rule` of x, what is sent, and where to (by `flat_numbers`), all of them flat; in x's shape."""
     axis = axis_of(op, dim, x.ndim)
+    only_tensors(op, index, src)
     if src.dtype != x.dtype:
         raise RuntimeError(f"{op}: src is {src.dtype} and the Tensor {x.dtype}; cast one to the other")
     whole, index, src = (t if t.ndim else t.reshape(1) for t in (x, index, src))

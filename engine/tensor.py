@@ -232,7 +232,7 @@ class Tensor(Methods):
         return int(self.item())
 
     def __contains__(self, value: Any) -> builtins.bool:
-        return bool((self == value).any().item())
+        return bool(self.eq(value).any().item())
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec and not self.ndim else format(str(self), spec)

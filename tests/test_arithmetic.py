@@ -34,6 +34,45 @@ def test_arrays_and_scalars_of_numpy_on_the_left_leave_the_operation_to_the_tens
         np.testing.assert_allclose(got.numpy(), want, rtol=1e-6)
 
 
+def test_what_is_no_operand_is_left_to_python():
+    class Other:
+        def __radd__(self, x):
+            return "its own sum"
+
+        def __eq__(self, x):
+            return "its own equality"
+
+    x = Tensor([1.0, 2.0], device="NUMPY")
+    assert (x == None, x != None, x == "x") == (False, True, False)  # noqa: E711
+    assert x in [None, x] and None not in [x]
+    assert x + Other() == "its own sum" and (x == Other()) == "its own equality"
+
+
+def test_integers_are_divided_as_floats_whatever_dtype_they_meet_in():
+    narrow = Tensor([100, 200], dtype="uint8", device="NUMPY")
+    for whole in (-1, -(2**40)):
+        x = Tensor(whole, device="NUMPY")  # without dimensions it would become uint8
+        np.testing.assert_allclose((x / narrow).numpy(), [whole / 100, whole / 200], rtol=1e-6)
+        np.testing.assert_allclose((narrow / x).numpy(), [100 / whole, 200 / whole], rtol=1e-6)
+        assert narrow.copysign(x).tolist() == [-100, -200]
+
+
+def test_a_bound_that_is_nan_gives_nan_as_in_torch(device):
+    x, nan = Tensor([1.0, 5.0, 3.0], device=device), float("nan")
+    assert np.isnan(x.clip(nan, 2).numpy()).all() and np.isnan(x.clip(max_=nan).numpy()).all()
+    y = x.clip(Tensor([0.0, nan, 4.0], device=device), Tensor([nan, 9.0, 5.0], device=device)).numpy()
+    np.testing.assert_array_equal(y, [nan, nan, 4])
+
+
+@pytest.mark.parametrize("power", [-1, -2, -3, -4])
+def test_a_negative_power_of_zero_has_an_infinite_derivative(power):
+    x = Tensor([0.0, 2.0], dtype="float64", device="NUMPY", requires_grad=True)
+    y = x**power
+    (g,) = y.sum().gradient(x)
+    np.testing.assert_allclose(y.numpy(), [np.inf, 2.0**power])
+    np.testing.assert_allclose(g.numpy(), [-np.inf, power * 2.0 ** (power - 1)])
+
+
 def test_integers_by_zero_are_zero_and_wrap(device):
     x = Tensor([5, -5, -(2**31)], dtype="int32", device=device)
     for y in (
@@ -61,7 +100,13 @@ def test_integers_by_zero_are_zero_and_wrap(device):
         (lambda x: x & 1, TypeError, "integers or bool"),
         (lambda x: x << 1, TypeError, "integers"),
         (lambda x: x.bool() - x.bool(), TypeError, "not bool"),
-        (lambda x: x + "1", TypeError, "cannot combine"),
+        (lambda x: x.add("1"), TypeError, "cannot combine"),
+        (lambda x: x + "1", TypeError, "'Tensor' and 'str'"),
+        (lambda x: x @ None, TypeError, "'Tensor' and 'NoneType'"),
+        (lambda x: x < None, TypeError, "'Tensor' and 'NoneType'"),
+        (lambda x: None in x, TypeError, "cannot combine"),
+        (lambda x: pow(x, 2, 5), TypeError, "arguments"),
+        (lambda x: x.long() + 2**64, OverflowError, "64 bits"),
         (lambda x: x + x.reshape(3, 1).expand(3, 2), RuntimeError, r"\(3,\) and \(3, 2\) do not broadcast"),
     ],
 )

@@ -226,6 +226,9 @@ WRONG = {
     "two ellipses": (lambda x: x[..., ...], IndexError),
     "a float": (lambda x: x[1.0], IndexError),
     "floats": (lambda x: x[[0.5]], IndexError),
+    "a list that is no rectangle": (lambda x: x[[0, [1]]], IndexError),
+    "a Tensor where there is nothing": (lambda x: x[:0][Tensor(0, device=x.device)], IndexError),
+    "assignment where there is nothing": (lambda x: x[:0].__setitem__(Tensor([0], device=x.device), 1.0), IndexError),
     "a float Tensor": (lambda x: x[x], IndexError),
     "a word": (lambda x: x["a"], IndexError),
     "shapes that do not broadcast": (lambda x: x[[0, 1], [0, 1, 2]], IndexError),
@@ -302,3 +305,9 @@ def test_ties_share_the_gradient_of_amax_with_what_was_there(device):
     assert [s.tolist() for s in slopes] == [[1.0, pytest.approx(1 / 3)], pytest.approx([1 / 3, 1 / 3, 0.0])]
     slopes = x.scatter_reduce(0, index, v, "amax", include_self=False).sum().gradient(x, v)
     assert [s.tolist() for s in slopes] == [[0.0, 0.0], [0.5, 0.5, 1.0]]
+
+
+def test_a_number_without_dimensions_is_found_as_if_it_had_one():
+    for value in (0.0, 3.0):
+        found = Tensor(value, device="NUMPY").nonzero(as_tuple=True)
+        assert [t.tolist() for t in found] == [t.tolist() for t in torch.tensor(value).nonzero(as_tuple=True)]

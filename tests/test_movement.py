@@ -43,6 +43,12 @@ IMPOSSIBLE = {
     "diagonal": lambda x: x.diagonal(0, 1, 1),
     "tril": lambda x: x[0, 0].tril(),
     "gather": lambda x: x.gather(0, x),
+    "gather by a list": lambda x: x.gather(0, [[[0]]]),
+    "masked_fill by a list": lambda x: x.masked_fill([True] * 4, 0),
+    "masked_select by an array": lambda x: x.masked_select(np.ones(4, bool)),
+    "scatter_reduce of a number": lambda x: x.scatter_reduce(0, x > 0, 1.0, "sum"),
+    "expand to less than nothing": lambda x: x[:1].expand(-2, 3, 4),
+    "triu by half a diagonal": lambda x: x.triu(0.5),
 }
 
 
@@ -52,6 +58,22 @@ def test_an_impossible_movement_raises_the_kind_of_error_that_torch_raises(name)
         IMPOSSIBLE[name](torch.zeros(2, 3, 4))
     with pytest.raises(theirs.type):
         IMPOSSIBLE[name](Tensor.zeros(2, 3, 4, device="NUMPY"))
+
+
+@pytest.mark.parametrize("name", ["cat", "stack", "meshgrid"])
+@pytest.mark.parametrize("stranger", [3, None, np.zeros(2, "float32")])
+def test_what_is_no_tensor_is_a_type_error(name, stranger):
+    for arguments in (([Tensor.zeros(2, device="NUMPY"), stranger],), (Tensor.zeros(2, device="NUMPY"), stranger)):
+        with pytest.raises(TypeError, match=f"{name}: takes Tensors, not {type(stranger).__name__}"):
+            getattr(Tensor, name)(*arguments)
+
+
+def test_a_padding_says_its_mode_and_pairs_even_where_nothing_is_added():
+    x = Tensor.zeros(2, 3, device="NUMPY")
+    with pytest.raises(NotImplementedError, match="mode must be"):
+        x.pad((-1, 0), mode="mirror")
+    with pytest.raises(RuntimeError, match="before, after"):
+        x.pad(((1, 1, 1), (0, 0)))
 
 
 def test_tensors_that_do_not_fit_raise_and_say_their_shapes():
