@@ -218,7 +218,8 @@ class OpenCLBackend(Backend):
     def chains(self, kernels: Sequence[Kernel]) -> list[int]:
         if self.info.kind != "cpu":
             return super().chains(kernels)
-        return chain_lengths(kernels, [is_short(k) and is_alone(self._render(k, True)) for k in kernels])
+        processors = self.info.compute_units
+        return chain_lengths(kernels, [is_short(k, processors) and is_alone(self._render(k, True)) for k in kernels])
 
     def lower(self, kernels: Sequence[Union[Kernel, tuple[Kernel, ...]]], specialise: bool = False) -> list[Executable]:
         with self.lock:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from math import prod
 
+from ..dtypes import DType
 from ..kernel import Kernel
 from ..view import View
 from .writer import NAME, Rendered
@@ -22,8 +23,9 @@ from .writer import NAME, Rendered
 # One thread does what two could share, so nothing larger than this is worth it.
 MOST_BYTES = 300_000  # read and written by one kernel
 MOST_POINTS = 1 << 14  # of a loop or of rows
-MOST_PRODUCTS = 160_000  # multiplications of a dot
-MOST_DOT_BYTES = 450_000  # read and written by one: attention of a single token is two dots that belong to a chain
+MOST_PRODUCTS = 1 << 17  # multiplications of a dot; more where few processors would share them
+MOST_SHARED = 700_000  # multiplications over processors that are still worth no launch
+MOST_DOT_BYTES = 450_000  # as MOST_BYTES: the attention of a single token is two dots that belong to a chain
 LONGEST = 48  # kernels in a chain: more make compilers slow
 MOST_ARGUMENTS = 1024  # bytes: what the smallest device takes
 
@@ -35,8 +37,8 @@ _OF_GROUPS = re.compile(
 )
 
 
-def is_short(kernel: Kernel) -> bool:
-    """Whether a kernel takes less time than its launch."""
+def is_short(kernel: Kernel, processors: int) -> bool:
+    """Whether a kernel takes less time than its launch, and than waiting for all processors at its end."""
     if kernel.kind == "attention" or (kernel.is_copy and kernel.in_place):  # the latter may turn out to be nothing
         return False
     if kernel.scatter is not None:
@@ -44,21 +46,20 @@ def is_short(kernel: Kernel) -> bool:
         return s.replace and s.count * s.values.size <= MOST_POINTS  # work-items each walk over all indices
     if kernel.sort is not None:
         return prod(kernel.shape) * kernel.sort.run.bit_length() <= MOST_POINTS
-    width = max(dtype.itemsize for dtype in (*kernel.inputs, *kernel.output_dtypes))
-    nbytes = width * sum(_extent(view) for view in _views(kernel))
+    nbytes = sum(dtype.itemsize * _extent(view) for dtype, view in _views(kernel))
     if kernel.kind == "dot":
         (arg,) = (instr.arg for instr in kernel.body if instr.op == "dot")
-        return prod(kernel.shape) * arg[1].shape[-1] <= MOST_PRODUCTS and nbytes <= MOST_DOT_BYTES
+        most = max(MOST_PRODUCTS, MOST_SHARED // processors)
+        return prod(kernel.shape) * arg[1].shape[-1] <= most and nbytes <= MOST_DOT_BYTES
     return prod(kernel.shape) <= MOST_POINTS and nbytes <= MOST_BYTES
 
 
-def _views(kernel: Kernel) -> Iterator[View]:
-    yield from (output.view for output in kernel.outputs)
+def _views(kernel: Kernel) -> Iterator[tuple[DType, View]]:
+    yield from zip(kernel.output_dtypes, (output.view for output in kernel.outputs), strict=True)
     for instr in kernel.body:
-        if instr.op == "dot":
-            yield from instr.arg[1::2]
-        elif instr.op in ("load", "gather"):
-            yield instr.arg[1]
+        if instr.op in ("dot", "load", "gather"):
+            slots = instr.arg[:4] if instr.op == "dot" else instr.arg[:2]
+            yield from zip((kernel.inputs[slot] for slot in slots[::2]), slots[1::2], strict=True)
 
 
 def _extent(view: View) -> int:
