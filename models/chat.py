@@ -14,6 +14,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import reduce, wraps
+from inspect import isgenerator
+from math import prod
 from typing import Any, Optional
 
 import numpy as np
@@ -25,8 +28,8 @@ from .tokenizers import Tokenizer, stream
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 
-LONGEST_TEMPLATE, LONGEST_TEXT = 1 << 18, 1 << 22  # characters of a template, and of what it makes
-LARGEST_NUMBER = 1 << 20  # what a template may multiply by
+LONGEST_TEMPLATE = 1 << 18  # characters
+BUDGET, STEP = 1 << 24, 64  # what a template may do and make, and what anything costs at least: see `_sandbox`
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>")  # besides the tokenizer's own
 
 
@@ -64,46 +67,109 @@ class ChatTemplate:
         for one other than ChatML without the package jinja2.
         """
         try:
-            import jinja2
+            import jinja2.ext
             import jinja2.sandbox
+            import jinja2.visitor
         except ImportError as error:
             return _chatml(self.source, messages, error)
-        environment = _sandbox(jinja2)
         try:
-            parts, length = [], 0
-            for part in environment.from_string(self.source).generate(
-                messages=list(messages), add_generation_prompt=True, **self.tokens
-            ):
-                parts.append(part)
-                length += len(part)
-                if length > LONGEST_TEXT:
-                    raise ValueError(f"it makes more than {LONGEST_TEXT:,} characters")
-            return "".join(parts)
-        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"the chat template cannot be used: {error}") from None
+            template = _sandbox(jinja2).from_string(self.source)
+            return template.render(messages=list(messages), add_generation_prompt=True, **self.tokens)
+        except Exception as error:  # a template may raise whatever it likes
+            raise ValueError(f"the chat template cannot be used: {str(error) or type(error).__name__}") from None
 
 
 def _sandbox(jinja2: Any) -> Any:
+    """What makes a template of its source, for one rendering, in which everything is paid from one budget: a pass of a
+    loop and every operation, and of a sum the sizes of its operands, of a product, a filter or a method their sizes
+    multiplied, which no result is much larger than. So memory and time stay within bounds, whatever a file says."""
+    nodes, left = jinja2.nodes, BUDGET
+
+    def size(x: Any) -> float:
+        if isinstance(x, (str, bytes)):
+            return len(x)
+        if isinstance(x, (int, float)):
+            return abs(x)
+        total = float(STEP)
+        for part in [*x, *x.values()] if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ():
+            total += size(part)
+            if total > left:  # small lists in lists may hold one another many times
+                break
+        return total
+
+    def spend(*operands: Any) -> None:
+        nonlocal left
+        left -= STEP + prod(max(1, size(x)) for x in operands)
+        if left < 0:
+            raise jinja2.TemplateRuntimeError("it makes too much text, or takes too long")
+
+    def shown(x: Any) -> Any:
+        spend(x)
+        return x
+
+    def each(values: Any) -> Iterator[Any]:
+        for value in values:
+            spend()
+            yield value
+
+    def paid(function: Any) -> Any:
+        @wraps(function)
+        def run(*args: Any, **named: Any) -> Any:
+            args = tuple(list(x) if isgenerator(x) else x for x in args)
+            spend(*args, *named.values())
+            return function(*args, **named)
+
+        return run
+
+    class Paid(jinja2.visitor.NodeTransformer):
+        """Loops and the operator ~ in a form that the environment sees."""
+
+        def visit_For(self, node: Any) -> Any:
+            self.generic_visit(node)
+            node.iter = nodes.Filter(node.iter, "each", [], [], None, None)
+            return node
+
+        def visit_Concat(self, node: Any) -> Any:
+            self.generic_visit(node)
+            return reduce(nodes.Add, (nodes.Filter(part, "string", [], [], None, None) for part in node.nodes))
+
+    class Generation(jinja2.ext.Extension):
+        """{% generation %}, with which some templates mark what a model is trained to say."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(["name:endgeneration"], drop_needle=True)
+
     class Bounded(jinja2.sandbox.ImmutableSandboxedEnvironment):
-        """A sandbox in which nothing grows by a product; its own limit holds for range()."""
+        intercepted_binops = frozenset(("+", "*", "**", "%"))
 
-        intercepted_binops = frozenset(("*", "**", "%"))
+        def call_binop(self, context: Any, operator: str, one: Any, other: Any) -> Any:
+            if operator == "**" or operator == "%" and isinstance(one, (str, bytes)):
+                raise jinja2.TemplateRuntimeError("powers and the formatting of text by % are not computed")
+            spend(*([one, other] if operator == "*" else [size(one) + size(other)]))
+            return super().call_binop(context, operator, one, other)
 
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            numbers = [x for x in (left, right) if isinstance(x, (int, float))]
-            if operator == "**" or any(abs(x) > LARGEST_NUMBER for x in numbers):
-                raise jinja2.TemplateRuntimeError(f"{operator} of such operands")
-            sizes = [len(x) for x in (left, right) if isinstance(x, (str, list, tuple))]
-            if operator == "*" and sizes and numbers and sizes[0] * abs(numbers[0]) > LONGEST_TEXT:
-                raise jinja2.TemplateRuntimeError("a text repeated too often")
-            if operator == "%" and sizes:
-                raise jinja2.TemplateRuntimeError("formatting of text by %")
-            return super().call_binop(context, operator, left, right)
+        def call(self, context: Any, function: Any, *args: Any, **named: Any) -> Any:  # type: ignore[override]
+            owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)  # the sandbox wraps format()
+            if isinstance(owner, (str, bytes)) and function.__name__.startswith("format"):
+                raise jinja2.TemplateRuntimeError("format() is not computed")
+            spend(*([owner, *args, *named.values()] if isinstance(owner, (str, bytes, list, tuple, dict)) else []))
+            return super().call(context, function, *args, **named)
+
+        def from_string(self, source: str, *args: Any) -> Any:  # type: ignore[override]
+            tree = Paid().visit(self.parse(source))
+            tree.set_environment(self)
+            return super().from_string(tree, *args)
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateRuntimeError(message)
 
-    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    extensions = ["jinja2.ext.loopcontrols", Generation]
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=shown)
+    environment.filters = {name: paid(function) for name, function in environment.filters.items()} | {"each": each}
+    del environment.filters["format"], environment.globals["lipsum"]
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     return environment
 

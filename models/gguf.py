@@ -81,9 +81,9 @@ def from_pretrained(
 
 def config_from(file: GGUF, **overrides: Any) -> LlamaConfig:
     """The configuration that the keys of a file say. Raises ValueError."""
-    found = file.metadata.get("general.architecture")
+    found = str(file.metadata.get("general.architecture"))
     if found != "llama":
-        raise ValueError(f"its architecture is {found!r}, and 'llama' alone is read from GGUF files")
+        raise ValueError(f"its architecture is {found[:60]!r}, and 'llama' alone is read from GGUF files")
 
     def get(key: str, kind: type, default: Any = None) -> Any:
         value = file.metadata.get(f"llama.{key}", default)
@@ -147,7 +147,7 @@ def _shape(file: GGUF, name: str, rank: int) -> tuple[int, ...]:
 
 
 def _token(file: GGUF, name: str) -> Optional[int]:
-    """The id of the token that begins ("bos") or ends ("eos") a text."""
+    """The id of the token that begins ("bos") or ends ("eos") a text, or is what is not known ("unknown")."""
     value = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
     return value if type(value) is int else None
 
@@ -248,7 +248,7 @@ def tokenizer_from(path: Union[PathLike, GGUF]) -> SubwordTokenizer:
 
 def _tokenizer(file: GGUF) -> SubwordTokenizer:
     keys = file.metadata
-    kind, tokens = keys.get("tokenizer.ggml.model"), keys.get("tokenizer.ggml.tokens")
+    kind, tokens = str(keys.get("tokenizer.ggml.model"))[:60], keys.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:
         raise ValueError("it has no tokenizer.ggml.tokens")
     types = keys.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32))
@@ -258,13 +258,15 @@ def _tokenizer(file: GGUF) -> SubwordTokenizer:
     vocabulary = {token: number for number, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         raise ValueError("tokenizer.ggml.tokens repeats a token")
-    eos = _token(file, "eos")
-    if eos is not None and not 0 <= eos < len(tokens):
-        raise ValueError(f"tokenizer.ggml.eos_token_id {eos} is none of the {len(tokens)} tokens")
+    bos, eos = _token(file, "bos"), _token(file, "eos")
+    for name, token in (("bos", bos), ("eos", eos)):
+        if token is not None and not 0 <= token < len(tokens):
+            raise ValueError(f"tokenizer.ggml.{name}_token_id {token} is none of the {len(tokens)} tokens")
     if kind == "gpt2":
-        pattern = PATTERNS.get(keys.get("tokenizer.ggml.pre", "default"))
+        pattern = PATTERNS.get(str(keys.get("tokenizer.ggml.pre", "default")))
         if pattern is None:
-            raise ValueError(f"tokenizer.ggml.pre is {keys['tokenizer.ggml.pre']!r}; known: {', '.join(PATTERNS)}")
+            found = str(keys["tokenizer.ggml.pre"])[:60]
+            raise ValueError(f"tokenizer.ggml.pre is {found!r}; known: {', '.join(PATTERNS)}")
         merges = keys.get("tokenizer.ggml.merges")
         pairs = [merge.split(" ") for merge in merges] if isinstance(merges, list) else []
         if not pairs or any(len(pair) != 2 for pair in pairs):
@@ -274,8 +276,7 @@ def _tokenizer(file: GGUF) -> SubwordTokenizer:
         tokenizer = _sentencepiece(file, vocabulary, special, eos)
     else:
         raise ValueError(f"its tokenizer is of the kind {kind!r}; 'gpt2' and 'llama' are read")
-    bos = _token(file, "bos")
-    if keys.get("tokenizer.ggml.add_bos_token", kind == "llama") is True and bos is not None and bos < len(tokens):
+    if keys.get("tokenizer.ggml.add_bos_token", kind == "llama") is True and bos is not None:
         first = tokens[bos]
         tokenizer.inner.post_processor = _package().processors.TemplateProcessing(
             single=[first, "$A"], special_tokens=[(first, bos)]
@@ -295,8 +296,8 @@ def _sentencepiece(file: GGUF, vocabulary: dict[str, int], special: list[str], e
         for cut in range(1, min(len(token), LONGEST_PIECE))
         if token[:cut] in known and token[cut:] in known
     ]
-    unknown = file.metadata.get("tokenizer.ggml.unknown_token_id", 0)
-    unknown = next((token for token, number in vocabulary.items() if number == unknown), None)
+    number_of_unknown = _token(file, "unknown") or 0
+    unknown = next((token for token, number in vocabulary.items() if number == number_of_unknown), None)
     model = package.models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback="<0x00>" in known)
     inner = package.Tokenizer(model)
     prefix = file.metadata.get("tokenizer.ggml.add_space_prefix", True) is True

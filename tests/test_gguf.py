@@ -276,6 +276,23 @@ def test_what_does_not_fit_the_model_is_named(plain, tmp_path):
         from_pretrained(tmp_path / "nowhere.gguf")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("pre", [1, 2]), ("pre", ["a"]), ("bos_token_id", -1), ("model", [1, 2]), ("merges", 3), ("token_type", [1.5])],
+)
+def test_keys_of_the_tokenizer_with_values_of_another_kind_are_named(key, value, tmp_path):
+    metadata = dict(model="gpt2", tokens=["a", "b"], merges=["a b"], add_bos_token=True) | {key: value}
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    for name, what in metadata.items():
+        kind = {bool: "bool", int: "int32", str: "string", list: "array"}[type(what)]
+        getattr(writer, f"add_{kind}")(f"tokenizer.ggml.{name}", what)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=f"tokenizer.ggml.{key}|its tokenizer is of the kind"):
+        tokenizer_from(tmp_path / "a.gguf")
+
+
 # --- tokenizers -------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +374,8 @@ RENDERED = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi!<|im_en
 def test_chat_templates_are_rendered_with_jinja_and_chatml_without(monkeypatch):
     assert ChatTemplate(CHATML).render(MESSAGES) == RENDERED
     assert ChatTemplate("{{ bos_token }}", {"bos_token": "<s>"}).render(MESSAGES) == "<s>"
+    marked = "{% for m in messages %}{% generation %}{{ m.role ~ 1 }}{% endgeneration %}{% endfor %}"
+    assert ChatTemplate(marked).render(MESSAGES * 200) == "system1user1" * 200
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert ChatTemplate(CHATML).render(MESSAGES) == RENDERED
     with pytest.raises(ImportError, match=r"clgrad\[chat\]"):
@@ -375,6 +394,16 @@ def test_chat_templates_are_rendered_with_jinja_and_chatml_without(monkeypatch):
         "{{ '%1000000000d' % 1 }}",
         "{% for i in range(99999) %}{{ 'abcdefgh' * 100 }}{% endfor %}",
         "{{ messages[7].content.x }}",
+        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 'a'.ljust(2000000000) }}",
+        "{{ '{:>2000000000}'.format(1) }}",
+        "{{ 'a'|center(2000000000) }}",
+        "{{ 1|wordwrap }}",
+        *(
+            "{% set n = namespace(x='abc') %}{% for i in range(60) %}{% set n.x = " + grows + " %}{% endfor %}{{ n.x }}"
+            for grows in ("n.x + n.x", "n.x ~ n.x", "n.x|replace('a', 'aa')", "[n.x, n.x]|join", "[n.x, n.x]")
+        ),
     ],
 )
 def test_hostile_templates_are_a_clear_error(source):
