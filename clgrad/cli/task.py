@@ -105,6 +105,8 @@ class Task:
             raise UsageError(
                 f"--tokenizer takes char, bpe, or the file of a tokenizer; there is no file {kind}"
             ) from None
+        except UsageError:  # about the data
+            raise
         except ValueError as error:
             raise UsageError(f"--tokenizer: {error}") from None
         missing = [token for token in cls.special_tokens if tokenizer.id_of(token) is None]
