@@ -358,6 +358,8 @@ def test_a_tokenizer_from_a_file_is_used_as_it_is(data, tmp_path, capsys):
         ("translate", "a\tb\nc\td\n", ["--vocab-size=9", "--held-out=1"], "must be at least 259, not 9"),
         ("translate", "a\tb\nc\td\n", ["--no-bias", "--held-out=1"], "bias is not a field of the models of --task"),
         ("classify", "a\tone\na\ttwo\n", [], "has one label only: 'a'"),
+        ("classify", "\n \n", [], "has no texts with labels"),
+        ("classify", "a\tx\nb\ty\n", ["--held-out=1", "--block-size=2"], "must hold [CLS], a token and [SEP]"),
         ("classify", "a\n", [], "line 1: a line must hold a label, a tab and a text"),
         ("classify", "a\tx\nb\ty\n", ["--n-embd=15", "--held-out=1"], "hidden_size 15 must be a multiple"),
         ("mlm", "short", [], "needs at least"),

@@ -14,6 +14,7 @@ from ..models.bert import BertForSequenceClassification
 from .batches import Buckets, padded
 from .config import TrainConfig
 from .corpora import Corpus, Row, read_labelled
+from .errors import UsageError
 from .generate import forward, print_labels, probabilities
 from .mlm import BertTask
 from .task import IGNORED, Arrays, Measured
@@ -45,6 +46,8 @@ class Classify(BertTask):
         return (text for text, _ in data.split(config.held_out, config.seed, "texts")[0])
 
     def prepare(self, data: Corpus) -> None:
+        if self.block_size < 3:
+            raise UsageError(f"block_size is {self.block_size}, and must hold [CLS], a token and [SEP]: at least 3")
         self.training, self.validation = data.split(self.config.held_out, self.config.seed, "texts")
         self.rows = [self.tokenized(self.training), self.tokenized(self.validation)]
         self.buckets = [

@@ -121,6 +121,8 @@ def read_labelled(path: str) -> Corpus:
     else:
         lines = read_text(folder).splitlines()
         rows = [(text, label) for label, text in tabbed(lines, path, "a label, a tab and a text")]
+    if not rows:
+        raise UsageError(f"{path} has no texts with labels")
     if len({label for _, label in rows}) < 2:
         raise UsageError(f"{path} has one label only: {rows[0][1]!r}; a classifier needs two at least")
     return Corpus(rows, path)
