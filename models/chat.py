@@ -11,6 +11,7 @@ and within bounds. Without the package jinja2 the one form that most models shar
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -30,6 +31,12 @@ Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content":
 
 LONGEST_TEMPLATE = 1 << 18  # characters
 BUDGET, STEP = 1 << 24, 64  # what a template may do and make, and what anything costs at least: see `_sandbox`
+# the operators, filters and methods that may make as much as the product of the sizes of what they are given
+MULTIPLY = frozenset(
+    "* replace join center ljust rjust zfill expandtabs translate indent wordwrap tojson round".split()
+)
+# filters that do not go into the parts of a list
+LOOK = frozenset("length count first last list items map select reject selectattr rejectattr default d".split())
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>")  # besides the tokenizer's own
 
 
@@ -81,8 +88,8 @@ class ChatTemplate:
 
 def _sandbox(jinja2: Any) -> Any:
     """What makes a template of its source, for one rendering, in which everything is paid from one budget: a pass of a
-    loop and every operation, and of a sum the sizes of its operands, of a product, a filter or a method their sizes
-    multiplied, which no result is much larger than. So memory and time stay within bounds, whatever a file says."""
+    loop and every operation, by the sizes of its operands, which are multiplied where a result may be as large as that.
+    So memory and time stay within bounds, whatever a file says."""
     nodes, left = jinja2.nodes, BUDGET
 
     def size(x: Any) -> float:
@@ -99,7 +106,7 @@ def _sandbox(jinja2: Any) -> Any:
 
     def spend(*operands: Any) -> None:
         nonlocal left
-        left -= STEP + prod(max(1, size(x)) for x in operands)
+        left -= STEP + sum(map(size, operands))
         if left < 0:
             raise jinja2.TemplateRuntimeError("it makes too much text, or takes too long")
 
@@ -112,11 +119,17 @@ def _sandbox(jinja2: Any) -> Any:
             spend()
             yield value
 
-    def paid(function: Any) -> Any:
+    def pay_for(name: str, *operands: Any) -> None:
+        if name in LOOK:
+            spend(*(len(x) for x in operands if isinstance(x, (str, bytes, list, tuple, dict))))
+        else:
+            spend(*([prod(max(1, size(x)) for x in operands)] if name in MULTIPLY else operands))
+
+    def paid(name: str, function: Any) -> Any:
         @wraps(function)
         def run(*args: Any, **named: Any) -> Any:
             args = tuple(list(x) if isgenerator(x) else x for x in args)
-            spend(*args, *named.values())
+            pay_for(name, *args, *named.values())
             return function(*args, **named)
 
         return run
@@ -148,14 +161,15 @@ def _sandbox(jinja2: Any) -> Any:
         def call_binop(self, context: Any, operator: str, one: Any, other: Any) -> Any:
             if operator == "**" or operator == "%" and isinstance(one, (str, bytes)):
                 raise jinja2.TemplateRuntimeError("powers and the formatting of text by % are not computed")
-            spend(*([one, other] if operator == "*" else [size(one) + size(other)]))
+            pay_for(operator, one, other)
             return super().call_binop(context, operator, one, other)
 
         def call(self, context: Any, function: Any, *args: Any, **named: Any) -> Any:  # type: ignore[override]
-            owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)  # the sandbox wraps format()
-            if isinstance(owner, (str, bytes)) and function.__name__.startswith("format"):
+            method = getattr(function, "__wrapped__", function)  # the sandbox wraps format()
+            owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+            if isinstance(owner, (str, bytes)) and name.startswith("format"):
                 raise jinja2.TemplateRuntimeError("format() is not computed")
-            spend(*([owner, *args, *named.values()] if isinstance(owner, (str, bytes, list, tuple, dict)) else []))
+            pay_for(name, owner, *args, *named.values())
             return super().call(context, function, *args, **named)
 
         def from_string(self, source: str, *args: Any) -> Any:  # type: ignore[override]
@@ -163,12 +177,16 @@ def _sandbox(jinja2: Any) -> Any:
             tree.set_environment(self)
             return super().from_string(tree, *args)
 
+    def tojson(x: Any, ensure_ascii: bool = False, **options: Any) -> str:  # without the escapes for HTML of Jinja's
+        return json.dumps(x, ensure_ascii=ensure_ascii, **options)
+
     def refuse(message: str) -> None:
         raise jinja2.TemplateRuntimeError(message)
 
     extensions = ["jinja2.ext.loopcontrols", Generation]
     environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=shown)
-    environment.filters = {name: paid(function) for name, function in environment.filters.items()} | {"each": each}
+    environment.filters = {name: paid(name, f) for name, f in (environment.filters | {"tojson": tojson}).items()}
+    environment.filters["each"] = each
     del environment.filters["format"], environment.globals["lipsum"]
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     return environment

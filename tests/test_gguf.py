@@ -374,6 +374,7 @@ RENDERED = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi!<|im_en
 def test_chat_templates_are_rendered_with_jinja_and_chatml_without(monkeypatch):
     assert ChatTemplate(CHATML).render(MESSAGES) == RENDERED
     assert ChatTemplate("{{ bos_token }}", {"bos_token": "<s>"}).render(MESSAGES) == "<s>"
+    assert ChatTemplate("{{ messages[1] | tojson }}").render(MESSAGES) == '{"role": "user", "content": "Hi!"}'
     marked = "{% for m in messages %}{% generation %}{{ m.role ~ 1 }}{% endgeneration %}{% endfor %}"
     assert ChatTemplate(marked).render(MESSAGES * 200) == "system1user1" * 200
     monkeypatch.setitem(sys.modules, "jinja2", None)
@@ -400,6 +401,8 @@ def test_chat_templates_are_rendered_with_jinja_and_chatml_without(monkeypatch):
         "{{ '{:>2000000000}'.format(1) }}",
         "{{ 'a'|center(2000000000) }}",
         "{{ 1|wordwrap }}",
+        "{{ (1).to_bytes(2000000000, 'big') }}",
+        "{{ ('abc' * 1000).translate({97: 'abc' * 100000}) }}",
         *(
             "{% set n = namespace(x='abc') %}{% for i in range(60) %}{% set n.x = " + grows + " %}{% endfor %}{{ n.x }}"
             for grows in ("n.x + n.x", "n.x ~ n.x", "n.x|replace('a', 'aa')", "[n.x, n.x]|join", "[n.x, n.x]")
