@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from math import prod
 from typing import Any, Optional
 
 import numpy as np
@@ -19,7 +20,8 @@ from ..nn.attention import Past
 
 
 class KVCache:
-    """For each layer two Tensors (S, B, H, D) that passes traced by jit write in place.
+    """For each layer two Tensors (B * H * S, D) that passes traced by jit write in place: what a head reads of a row of
+    the batch lies together.
 
     Args:
         shape: (layers, heads, channels of a head).
@@ -45,7 +47,8 @@ class KVCache:
         self.ring = window is not None and window + chunk < length
         # In a ring a whole chunk must find room beside the window of its first token.
         self.length = window + chunk if self.ring else -(-length // chunk) * chunk  # type: ignore[operator]
-        zeros = np.zeros((self.length, batch, heads, channels), np.float32)
+        self.shape = batch, heads, self.length, channels
+        zeros = np.zeros((batch * heads * self.length, channels), np.float32)
         self.layers = [tuple(Tensor(zeros, dtype=dtype, device=device) for _ in "kv") for _ in range(layers)]
 
     def pasts(self, start: Tensor, tokens: int) -> Iterator[Past]:
@@ -59,7 +62,9 @@ class KVCache:
             last = start + (tokens - 1)
             columns = last - (last - columns) % self.length
         mask = self._visible(queries.unsqueeze(-1), columns)  # (T, S) or (B, 1, T, S)
-        return (partial(self._extend, keys, values, here, mask) for keys, values in self.layers)
+        heads = Tensor.arange(prod(self.shape[:2]), dtype="int32", device=start.device)
+        places = (heads.unsqueeze(-1) * self.length + here).flatten()  # (B * H * T)
+        return (partial(self._extend, keys, values, places, mask) for keys, values in self.layers)
 
     def _visible(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Which tokens (S) the queries (T, 1) see. Each sees itself at least: even padding must not become NaN, as 0
@@ -75,21 +80,21 @@ class KVCache:
         return mask & (real | (keys == queries))  # (B, 1, T, S)
 
     def _extend(
-        self, keys: Tensor, values: Tensor, here: Tensor, mask: Tensor, k: Tensor, v: Tensor
+        self, keys: Tensor, values: Tensor, places: Tensor, mask: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        for cache, new in ((keys, k), (values, v)):
-            cache.assign(cache.index_copy(0, here, new.permute(2, 0, 1, 3).cast(cache.dtype)))  # (S, B, H, D)
-        return keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3), mask
+        for cache, new in ((keys, k), (values, v)):  # (B, H, T, D)
+            cache.assign(cache.index_copy(0, places, new.flatten(0, 2).cast(cache.dtype)))
+        return keys.reshape(self.shape), values.reshape(self.shape), mask
 
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes what row rows[b] was: (B) integers."""
         for layer in self.layers:
             for cache in layer:
-                cache.assign(cache.transpose(0, 1).take(rows).transpose(0, 1))
+                cache.assign(cache.reshape(self.shape[0], -1).take(rows).reshape(cache.shape))
 
     def copy_from(self, other: KVCache) -> None:
         """Take over the columns of a shorter cache."""
         for own, theirs in zip(self.layers, other.layers, strict=True):
             for cache, source in zip(own, theirs, strict=True):
-                cache.assign(source.pad((0, 0, 0, 0, 0, 0, 0, self.length - other.length)))
-                cache.realize()
+                longer = source.reshape(other.shape).pad((0, 0, 0, self.length - other.length))
+                cache.assign(longer.reshape(cache.shape)).realize()
