@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional, Union
 
 from .. import nn
 from ..engine.tensor import Tensor
@@ -48,6 +48,8 @@ class BartConfig:
     pad_token_id: int = 1
     eos_token_id: int = 2
     decoder_start_token_id: int = 2
+    forced_bos_token_id: Optional[int] = None  # what every text begins with, in generation
+    forced_eos_token_id: Union[int, list[int], None] = None  # what it ends with where its length ends it
 
     def __post_init__(self) -> None:
         sizes = [f.name for f in dataclasses.fields(self) if f.name.endswith(("_size", "_layers", "_heads", "_dim"))]
@@ -65,6 +67,11 @@ class BartConfig:
         for name in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:
                 raise ValueError(f"BartConfig: {name} {getattr(self, name)} is no token of {self.vocab_size}")
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            value = getattr(self, name)
+            tokens = [] if value is None else value if isinstance(value, list) else [value]
+            if any(type(token) is not int or not 0 <= token < self.vocab_size for token in tokens):
+                raise ValueError(f"BartConfig: {name} {value!r} is no token of {self.vocab_size}")
         if self.activation_function not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"BartConfig: unknown activation_function {self.activation_function!r}; known: {known}")
@@ -240,6 +247,10 @@ class Bart(EncoderDecoder):
 
     def logits(self, features: Tensor) -> Tensor:
         return self.lm_head(features) + self.final_logits_bias.squeeze(0).cast(features.dtype)
+
+    @classmethod
+    def config_from(cls, content: dict[str, Any]) -> BartConfig:
+        return super().config_from({"forced_eos_token_id": 2} | content)  # what holds if it is left out
 
     @property
     def context_length(self) -> int:  # type: ignore[override]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 
 from .decoding import evaluating, give_back
-from .generation import End, begin, check_length, check_max_tokens, ends_of, prompt_of
+from .generation import End, begin, check_length, check_max_tokens, ends_of, forced, prompt_of
 from .sampling import check_finite, penalised
 
 UNLIKELY = np.float32(-1e9)  # the score of what is not there
@@ -74,6 +74,7 @@ def beam_search(
     decoder, texts = begin(model, [prompt], num_beams)
     texts = texts * num_beams if len(texts) == 1 else texts
     started = len(texts[0])
+    first, last = forced(model)
     search = _Search(num_beams, max_tokens, length_penalty, early_stopping, ends)
     with evaluating(modules):
         decoder.read(texts)
@@ -84,6 +85,10 @@ def beam_search(
             scores = np.stack(
                 [penalised(row, text, repetition_penalty) for row, text in zip(scores, texts, strict=True)]
             )
+            certain = last if search.length + 1 == max_tokens and last else [] if search.length else first
+            if certain:
+                scores[:] = -np.inf
+                scores[:, certain] = 0.0
             parents, tokens = search.step(scores, [text[started:] for text in texts])
             if search.is_over:
                 break

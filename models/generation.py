@@ -209,6 +209,13 @@ def ends_of(model: Any, end: End) -> frozenset[int]:
     return frozenset([int(end)] if isinstance(end, (int, np.integer)) else map(int, end or ()))
 
 
+def forced(model: Any) -> tuple[list[int], list[int]]:
+    """The tokens, of several any, of which every text has one first, and one last if it ends by its length: BART's."""
+    found = (getattr(model.config, f"forced_{name}_token_id", None) for name in ("bos", "eos"))
+    first, last = ([] if one is None else sorted([one] if isinstance(one, int) else one) for one in found)
+    return first, last
+
+
 def begin(model: Any, prompts: Sequence[Sequence[int]], rows: int) -> tuple[Decoder, list[list[int]]]:
     """A Decoder for so many rows that has read the sources, if the prompts are those, and what its texts begin with."""
     if not has_encoder(model):
@@ -243,8 +250,16 @@ class _Texts:
             return
         self.decoder, texts = begin(self.model, self.prompts, len(self.prompts))
         self.seen = [set(text) for text in texts]
+        first, last = forced(self.model)
+        self.left -= len(last[:1])
         try:
-            yield from self._cached(texts, slides) if use_cache else self._uncached(texts, slides)
+            if first and self.left:
+                yield self._take(first[:1] * len(texts))
+                texts = [text + first[:1] for text in texts]
+            if self.left and any(self.alive):
+                yield from self._cached(texts, slides) if use_cache else self._uncached(texts, slides)
+            if last and not self.left and any(self.alive):
+                yield self._take(last[:1] * len(texts))
         except GeneratorExit:  # nobody wants the rest. After an error the cache may hold NaN, which no mask hides
             give_back(self.decoder)
             raise

@@ -22,6 +22,7 @@ from ..nn.state import Header, atomic_write, header, safe_save
 PathLike = Union[str, os.PathLike]
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 LARGEST_JSON = 2**26  # bytes of config.json or of an index: more is none
 
 
@@ -58,6 +59,9 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
         raise FileNotFoundError(f"no file or folder {path}")
     folder = path if path.is_dir() else path.parent
     config = _read_json(folder / "config.json")
+    if (folder / "generation_config.json").is_file():  # where newer versions of transformers keep these
+        generation = _read_json(folder / "generation_config.json")
+        config |= {key: generation.get(key) for key in FORCED}
     files = [path] if path.is_file() and path.suffix == ".safetensors" else _weight_files(folder)
     return Checkpoint(path, config, [header(file) for file in files])
 

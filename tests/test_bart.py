@@ -164,6 +164,30 @@ def test_greedy_and_beam_search_equal_transformers(device):
     assert_same_beams(mine, model)
 
 
+@pytest.mark.parametrize(
+    ("first", "last"), [(7, 2), (None, 2), (7, None), (2, 5), (None, [2])], ids=lambda value: f"{value}"
+)
+def test_forced_tokens_are_those_of_transformers(tmp_path, first, last):
+    """The first token, and the last where the length ends a text: greedily, without a cache, in beams."""
+    model = reference()
+    model.generation_config.update(forced_bos_token_id=first, forced_eos_token_id=last, eos_token_id=2)
+    model.save_pretrained(tmp_path)
+    mine, source = Bart.from_pretrained(tmp_path), batch(SIZES["vocab_size"])[0][0].tolist()
+    assert (mine.config.forced_bos_token_id, mine.config.forced_eos_token_id) == (first, last)
+    for most in (1, 2, 5):
+        for beams in (1, 3):
+            options = dict(max_new_tokens=most, num_beams=beams, do_sample=False, early_stopping=False)
+            text = model.generate(torch.tensor([source]), **options)[0, 1:].tolist()
+            text = text[: text.index(2)] if 2 in text else text
+            if beams == 1:
+                assert list(models.generate(mine, source, most, temperature=0)) == text
+                assert list(models.generate(mine, source, most, temperature=0, use_cache=False)) == text
+            else:
+                assert beam_search(mine, source, most, num_beams=beams)[0].tokens == text
+    mine.save_pretrained(tmp_path)
+    assert Bart.from_pretrained(tmp_path).config == mine.config
+
+
 def test_a_model_in_training_writes_without_dropout():
     model = ours(reference(), dropout=0.5).train()
     source = batch(SIZES["vocab_size"])[0][0]
@@ -183,7 +207,7 @@ def test_a_checkpoint_of_transformers_is_read_whole_and_in_shards(tmp_path):
     for path in ("whole", "shards"):
         bart = models.from_pretrained(tmp_path / path)
         assert isinstance(bart, Bart) and not bart.training
-        assert bart.config == config(dropout=0.25, scale_embedding=True)
+        assert bart.config == config(dropout=0.25, scale_embedding=True, forced_eos_token_id=2)
         assert_same_logits(bart, model)
 
 
