@@ -248,6 +248,8 @@ def class_for(config: dict[str, Any]) -> type[PretrainedModel]:
     if choice is None:
         types = ", ".join(sorted({name for cls in known for name in cls.model_types()}))
         raise ValueError(f"no model here reads a checkpoint of model_type {kind!r} ({named}); known are {types}")
+    if named and not any(name in choice.architectures for name in named):
+        warnings.warn(f"{named[0]} is no model here; its checkpoint is read as {choice.__name__}", stacklevel=3)
     return choice
 
 

@@ -113,6 +113,12 @@ class MultiheadAttention(Module):
                 f"MultiheadAttention: query {query.shape}, key {key.shape} and value {value.shape} must all have "
                 "three axes, with a batch, or all two"
             )
+        batch = 0 if self.batch_first else 1
+        if key.shape[:-1] != value.shape[:-1] or (batched and query.shape[batch] != key.shape[batch]):
+            raise ShapeError(
+                f"MultiheadAttention: query {query.shape}, key {key.shape} and value {value.shape} must be of one "
+                f"batch (axis {batch}), and as many keys as values"
+            )
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)

@@ -198,6 +198,8 @@ def test_initial_values_are_torchs_in_distribution():
         (lambda a, x, m: a(x, m, m, attn_mask=Tensor(np.zeros((T, T), bool))), r"attn_mask \(5, 5\) must be \(5, 7\)"),
         (lambda a, x, m: a(x, m, m, key_padding_mask=Tensor(TARGET_PADDED)), r"key_padding_mask \(3, 5\)"),
         (lambda a, x, m: a(x, m, m, attn_mask=Tensor(np.zeros((T, S), np.int32))), "attn_mask must be bool, or floats"),
+        (lambda a, x, m: a(x, m[:1], m[:1]), "of one batch"),
+        (lambda a, x, m: a(x, m, m[:, :-1]), "as many keys as values"),
         (lambda a, x, m: nn.MultiheadAttention(6, 4), "multiple of num_heads 4"),
         (lambda a, x, m: nn.GroupedQueryAttention(8, 4, 3), "multiple of num_kv_heads 3"),
         (lambda a, x, m: nn.TransformerEncoderLayer(8, 2, activation="swoosh"), "must be a function or one of"),

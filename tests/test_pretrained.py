@@ -78,6 +78,11 @@ def test_a_configuration_of_no_known_class_lists_those_there_are(folder, config)
         models.from_pretrained(folder)
 
 
+def test_a_head_that_no_class_has_is_named_in_a_warning():
+    with pytest.warns(UserWarning, match="BertForTokenClassification is no model here; .* read as Bert"):
+        assert class_for(dict(model_type="bert", architectures=["BertForTokenClassification"])) is models.Bert
+
+
 def test_another_class_refuses_a_checkpoint_and_says_where_to_go(folder):
     with pytest.raises(ValueError, match=r"model_type is 'gpt2', and Llama reads llama or mistral; .*from_pretrained"):
         Llama.from_pretrained(folder)
