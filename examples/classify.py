@@ -1,4 +1,4 @@
-"""A classifier from scratch: is a passage of Shakespeare from a comedy or from a history?
+"""Two classifiers: is a passage of Shakespeare from a comedy or a history, and have its words been mixed up?
 
     pip install "clgrad[demo]"
     python examples/classify.py
@@ -8,7 +8,9 @@ BERT is trained twice: from random weights, and from those that it has after fil
 plays for a while (the pre-training of BERT's paper, which does not look at the labels). Naive Bayes, which counts
 tokens and knows no order, and the more frequent answer stand beside it.
 
-Pre-training helps (70 % right become 74 %), but with 14 plays to learn from counting words is hard to beat: 79 %.
+The first question is one of words, and with 14 plays to learn from counting them is hard to beat: 79 % right, where
+the BERT has 70 % from random weights and 74 % after pre-training. The second one, in which a stretch of eight tokens of
+every other passage is mixed up, can only be answered by who knows their order.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from clgrad.models.masking import mask_tokens
 from clgrad.models.tokenizers import SubwordTokenizer
 
 LABELS = ("comedies", "histories")
+STRETCH = 8  # tokens that are mixed up
 SPECIAL = ("[PAD]", "[CLS]", "[MASK]")
 PAD, CLS, MASK = range(len(SPECIAL))
 SIZES = dict(num_hidden_layers=2, num_attention_heads=4, hidden_size=64, intermediate_size=256, initializer_range=0.12)
@@ -45,6 +49,14 @@ class Passages:
     def batch(self, *seed: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.random.default_rng(seed).integers(0, len(self.labels), BATCH)
         return self.tokens[rows], self.labels[rows]
+
+    def mixed(self, seed: int) -> Passages:
+        """The passages, every other one with a stretch of its tokens in random order: label 1."""
+        chance, tokens = np.random.default_rng(seed), self.tokens.copy()
+        for row in tokens[1::2]:
+            start = chance.integers(1, len(row) - STRETCH)
+            chance.shuffle(row[start : start + STRETCH])
+        return Passages(tokens, np.arange(len(tokens), dtype=np.int32) % 2)
 
 
 def plays(label: str) -> list[str]:
@@ -111,23 +123,15 @@ def main(
     steps: int = STEPS,
     kinds: list[list[str]] | None = None,
     block: int = BLOCK,
+    questions: Sequence[str] = ("kind", "order"),
     **sizes: int,
-) -> dict[str, float]:
-    """The shares of right answers."""
+) -> dict[str, dict[str, float]]:
+    """The shares of right answers to each question."""
     training, asked, vocabulary = read(kinds or [plays(label) for label in LABELS], block)
     print(f"{len(training.labels):,} passages of {block} tokens to learn from, {len(asked.labels):,} from other plays")
-    right = {
-        "the more frequent": float((asked.labels == np.bincount(training.labels).argmax()).mean()),
-        "naive Bayes": naive_bayes(training, asked, vocabulary),
-    }
     config = BertConfig(
         vocab_size=vocabulary, max_position_embeddings=block, type_vocab_size=1, labels=LABELS, **SIZES | sizes
     )
-
-    Tensor.manual_seed(SEED)
-    scratch = BertForSequenceClassification(config)
-    fit(scratch, lambda i: training.batch(SEED, i), steps, 1e-3)
-    right["BERT from random weights"] = accuracy(scratch, asked)
 
     def hidden(i: int) -> tuple[np.ndarray, np.ndarray]:
         tokens, _ = training.batch(SEED, 1, i)
@@ -139,19 +143,33 @@ def main(
     seconds = fit(filler, hidden, pretraining, 2e-3)
     with tempfile.TemporaryDirectory() as folder:  # the classifier takes the encoder out of the checkpoint
         filler.save_pretrained(folder)
-        tuned = BertForSequenceClassification.from_pretrained(Path(folder), hidden_dropout_prob=0.1)
-    print(f"{tuned.num_parameters():,} parameters; {pretraining} steps of pre-training took {seconds:.0f} s")
-    fit(tuned, lambda i: training.batch(SEED, i), steps, 1e-3)
-    right["BERT after pre-training"] = accuracy(tuned, asked)
+        print(f"{filler.num_parameters():,} parameters; {pretraining} steps of pre-training took {seconds:.0f} s")
+        both = {"kind": (training, asked), "order": (training.mixed(SEED), asked.mixed(SEED + 1))}
+        return {name: answers(config, Path(folder), *both[name], steps, name) for name in questions}
 
-    print("right about passages of plays that it has not seen:")
-    for name, share in right.items():
-        print(f"{share:7.1%}  {name}")
+
+def answers(
+    config: BertConfig, pretrained: Path, training: Passages, asked: Passages, steps: int, name: str
+) -> dict[str, float]:
+    """The shares of right answers to one question."""
+    right = {
+        "the more frequent": float((asked.labels == np.bincount(training.labels).argmax()).mean()),
+        "naive Bayes": naive_bayes(training, asked, config.vocab_size),
+    }
+    Tensor.manual_seed(SEED)
+    scratch = BertForSequenceClassification(config)
+    tuned = BertForSequenceClassification.from_pretrained(pretrained, hidden_dropout_prob=0.1)
+    for start, model in (("from random weights", scratch), ("after pre-training", tuned)):
+        fit(model, lambda i: training.batch(SEED, i), steps, 1e-3)
+        right[f"BERT {start}"] = accuracy(model, asked)
+    print(f"right about the {name}, of passages from plays that it has not seen:")
+    for what, share in right.items():
+        print(f"{share:7.1%}  {what}")
     return right
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Is a passage of Shakespeare from a comedy or from a history?")
+    parser = argparse.ArgumentParser(description="Comedy or history, and in order or mixed up?")
     parser.add_argument("--pretraining", type=int, default=PRETRAINING)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()

@@ -62,9 +62,10 @@ def correct(model: Llama, tokenizer: Tokenizer, questions: Sequence[tuple[str, s
     tokens = np.zeros((len(rows), length), np.int32)  # padded on the right, which the rest does not see
     for row, (prompt, answer) in zip(tokens, rows, strict=True):
         row[: len(prompt) + len(answer)] = prompt + answer
-    features = model.features(Tensor(tokens))  # (B, T, C)
+    device = next(iter(model.state_dict().values())).device
+    features = model.features(Tensor(tokens, device=device))  # (B, T, C)
     places = [(i, len(prompt) + j - 1) for i, (prompt, answer) in enumerate(rows) for j in range(len(answer))]
-    which, where = (Tensor(np.array(numbers, np.int32)) for numbers in zip(*places, strict=True))
+    which, where = (Tensor(np.array(numbers, np.int32), device=device) for numbers in zip(*places, strict=True))
     likeliest = model.logits(features[which, where]).argmax(-1).tolist()  # of each token of an answer
     found = iter(likeliest)
     return [[next(found) for _ in answer] == answer for _, answer in rows]

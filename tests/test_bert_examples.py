@@ -40,6 +40,22 @@ def test_hidden_letters_are_found_from_both_sides(load, capsys):
     assert given == "luck _word jazz" and filled.replace(filled[5], "_", 1) == given
 
 
+def test_static_masks_hide_the_same_letters_every_time_and_dynamic_ones_do_not(load):
+    example = load("roberta")
+    letters = "".join(np.random.default_rng(0).choice(list("to be or not"), 2000))
+    text = example.Passages(**vars(example.read_text(letters)))
+    for text.dynamic, fewest, most in ((False, 1, 1), (True, 3, 99)):
+        seen: dict[bytes, set[bytes]] = {}  # the ways in which each passage was read
+        for i in range(8):
+            inputs, targets = (t.numpy() for t in text.batch(i, 20))
+            for row, target in zip(inputs, targets, strict=True):
+                seen.setdefault(np.where(target >= 0, target, row).tobytes(), set()).add(row.tobytes())
+        assert fewest <= max(map(len, seen.values())) <= most
+    found = example.main(8, letters, block=16, **TINY)
+    assert set(found) == {"static read", "static held out", "dynamic read", "dynamic held out"}
+    assert all(0 < loss < 2 * np.log(20) for loss in found.values())
+
+
 def test_passages_are_told_apart_by_their_words(load, capsys):
     """One kind of play speaks of kings more often, the other of love."""
 
@@ -50,10 +66,21 @@ def test_passages_are_told_apart_by_their_words(load, capsys):
 
     court, wood = ["king", "queen", "duke"], ["love", "fool", "ring"]
     kinds = [[play(i, wood, court) for i in range(4)], [play(10 + i, court, wood) for i in range(4)]]
-    right = load("classify").main(40, 80, kinds, block=24, **TINY)
+    right = load("classify").main(40, 80, kinds, block=24, questions=["kind"], **TINY)["kind"]
     assert right["the more frequent"] < 0.7 < 0.8 < right["naive Bayes"]
     assert right["BERT from random weights"] > 0.8 and right["BERT after pre-training"] > 0.8
     assert f"{right['naive Bayes']:.1%}  naive Bayes" in capsys.readouterr().out
+
+
+def test_passages_in_order_and_mixed_up_have_the_same_words(load):
+    example = load("classify")
+    before = example.Passages(np.random.default_rng(0).permuted(np.tile(np.arange(24), (40, 1)), axis=1), np.zeros(40))
+    after = before.mixed(1)
+    assert after.labels.tolist() == [0, 1] * 20
+    np.testing.assert_array_equal(np.sort(after.tokens), np.sort(before.tokens))
+    moved = after.tokens != before.tokens
+    assert not moved[:, 0].any() and not moved[::2].any() and moved[1::2].any(axis=1).all()
+    assert max(np.ptp(np.flatnonzero(row)) for row in moved[1::2]) < example.STRETCH
 
 
 def test_sentences_find_the_ones_that_mean_the_same(load, capsys, tmp_path):
