@@ -106,7 +106,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: BertConfig):
         C = config.hidden_size
         self.word_embeddings = nn.Embedding(config.vocab_size, C, padding_idx=config.pad_token_id)
-        self.position_embeddings: nn.Embedding = nn.LearnedPositions(config.max_position_embeddings, C)
+        self.position_embeddings: Any = nn.LearnedPositions(config.max_position_embeddings, C)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, C)
         self.LayerNorm = nn.LayerNorm(C, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import ClassVar, Optional
 
+from .. import nn
 from ..engine.tensor import Tensor
 from ..nn import functional as F
 from ..nn.attention import Past, both, causal, padding
@@ -22,6 +23,7 @@ class LanguageModel(PretrainedModel):
     mask (..., T, T) of what each token sees, or None where that is all before it, or what the pasts say.
     """
 
+    lm_head: nn.Linear
     longest: ClassVar[str]  # the option of the Config that is the most tokens of a sequence
 
     def features(
@@ -48,7 +50,7 @@ class LanguageModel(PretrainedModel):
             )
         if pasts is None and (mask is not None or (window is not None and window < T)):
             seen = both(causal(T, T, tokens.device, window), padding(mask))  # (T, T) or (B, 1, T, T)
-        return self.body(tokens, positions, pasts or repeat(None), seen)
+        return self.body(tokens, positions, repeat(None) if pasts is None else pasts, seen)
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., C) to (..., V)."""

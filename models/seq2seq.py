@@ -63,7 +63,8 @@ class EncoderDecoder(PretrainedModel):
                 f"{type(self).__name__}: memories are of {len(memories)} layers, and it has {layers}; "
                 "they come from memories(encode(source))"
             )
-        return self.decode(tokens, positions, zip(memories, pasts or repeat(None)), mask, padding(memory_mask))
+        given = zip(memories, repeat(None) if pasts is None else pasts)
+        return self.decode(tokens, positions, given, mask, padding(memory_mask))
 
     def decode(
         self,
