@@ -5,9 +5,9 @@ HYPOTHESIS_PROFILE=ci ...            as many, and the same ones every time
 python -m pytest --long              also the tests marked `sweep`
 python -m pytest --optimise          OpenCL kernels as users have them
 
-Nearly all of the time would go into building OpenCL kernels, two thirds of that into the driver's optimiser, for kernels
-that run once on a few numbers. So the optimiser is off by default, but for the processes that tests start; `.ci/run`
-runs the tests of kernels again with it, on both PoCLs.
+Most of the time would go into building OpenCL kernels that run once on a few numbers, and most of that into the
+driver's optimiser. So it is off by default, but for the processes that tests start; `.ci/run` runs the tests of kernels
+again with it, on both PoCLs.
 """
 
 from __future__ import annotations

@@ -19,11 +19,12 @@ from zlib import crc32
 import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from surface import table
+from surface import judge, table
 from surface.elsewhere import ELSEWHERE
 from surface.entry import Entry
 from surface.examples import Draw, Example, examples, wanted_features
-from surface.judge import Answer, Refused, compare, describe, ours, read, theirs
+from surface.judge import Answer, Refused, describe, ours, read, theirs
+from surface.shrink import shrunk
 
 from clgrad import Device, Tensor, nn
 from clgrad.engine.methods import Methods
@@ -68,11 +69,14 @@ def run(entry: Entry, device: str, draw: Draw, seed: int, everything: bool = Fal
 
 def check(entry: Entry, example: Example, device: str, want: Answer) -> None:
     try:
-        results = ours(entry, example, device)
-        Tensor.realize_all(results)
-        compare(entry, example, read(results), want)
-    except Exception as error:
-        raise AssertionError(f"{describe(entry, example, device)}\n{type(error).__name__}: {error}") from error
+        judge.hold(entry, example, device, want)
+    except Exception:
+        small = shrunk(example, lambda candidate: judge.fails(entry, candidate, device), device)
+        try:
+            judge.hold(entry, small, device)
+        except Exception as error:
+            raise AssertionError(f"{describe(entry, small, device)}\n{type(error).__name__}: {error}") from error
+        raise
 
 
 def check_refused(entry: Entry, example: Example, device: str, refused: Refused) -> None:

@@ -6,12 +6,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import surface
 import torch
 from surface import examples as drawing
 from surface.entry import ALL, Entry, Operand
-from surface.examples import examples, wanted_features
+from surface.examples import Example, Pattern, examples, wanted_features
 from surface.judge import as_torch
+from surface.shrink import shrunk
 from test_surface import LEAST, run
+
+from clgrad.testing import Sample
 
 
 def never(strategy):
@@ -48,7 +52,29 @@ def test_what_is_right_passes_with_all_that_it_promises():
 def test_what_is_wrong_is_reported_as_text_that_can_be_pasted(ours, theirs, message):
     with pytest.raises(AssertionError, match=message) as caught:
         check(ours, theirs, special=message == "nan")
-    assert "Tensor(np." in str(caught.value)
+    assert "Sample(np." in str(caught.value)
+
+
+def test_a_failure_is_shrunk_and_its_program_fails_when_it_is_run(monkeypatch):
+    entry = Entry("a test", (), lambda x: (x > 2).where(x + 1, x), lambda x: x * 1, derivatives=0, special=False)
+    with pytest.raises(AssertionError) as caught:
+        run(entry, "NUMPY", never, 7)
+    text = str(caught.value)
+    monkeypatch.setattr(surface, "table", lambda: {"a test": entry})
+    with pytest.raises(AssertionError, match="result 0"):
+        exec(text[text.index("import numpy") : text.index("AssertionError")], {})
+    [sample] = text.partition("Sample(")[2].partition("),\n")[0].splitlines()
+    assert sample.startswith("np.array(3.0, ")  # one element of no axis, the smallest whole number that fails
+
+
+def test_what_only_a_layout_makes_fail_keeps_it():
+    def fails(example):
+        return any(op == "flip" for op, _ in example.samples[0].steps)
+
+    pattern = Pattern("float32", 2, (("flip",),), 1, False)
+    base = np.arange(12, dtype=np.float32).reshape(3, 4)
+    small = shrunk(Example(pattern, [Sample(base, (("flip", (0, 1)),))], 0), fails, "NUMPY").samples[0]
+    assert small.shape == () and small.steps[0] == ("flip", (0, 1)) and (small.base == 1).all()
 
 
 def test_operands_are_drawn_away_from_kinks_and_padding_does_not_put_them_back():

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from clgrad import Tensor, dtypes
+from clgrad.testing import Sample
 
 from .entry import HALVES, Entry
-from .examples import Example, finfo
+from .examples import Example, Pattern, finfo
 
 torch.set_num_threads(1)  # for so little, threads only wait for one another
 WEIGHTS = np.random.default_rng(0).integers(-8, 9, 997) / 4  # what results are multiplied by, from a place that varies
@@ -206,8 +207,41 @@ def _operand_size(example: Example, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def describe(entry: Entry, example: Example, device: str) -> str:
-    """What was done, as text that can be pasted."""
-    kind = "derivatives" if example.pattern.derivative else "values"
-    wants = _differentiable(entry, example)
-    operands = [s.code(device, requires_grad=want) for s, want in zip(example.samples, wants)]
-    return "\n".join([f"{entry.name}: {kind} on {device}, of", *operands])
+    """What was done, as a program that can be pasted and run in `tests/`."""
+    derivative = example.pattern.derivative
+    samples = "".join(f"        {sample!r},\n" for sample in example.samples)
+    return (
+        f"{entry.name}: {'derivatives' if derivative else 'values'} on {device}\n\n"
+        "import numpy as np\nfrom clgrad.testing import Sample\nfrom surface import table\n"
+        "from surface.judge import again\n"
+        f"again(\n    table()[{entry.name!r}],\n    {device!r},\n    [\n{samples}    ],\n"
+        f"    seed={example.seed},\n    derivative={derivative},\n)\n"
+    )
+
+
+def again(entry: Entry, device: str, samples: list[Sample], seed: int, derivative: bool) -> None:
+    """Hold `device` to one example. Raises AssertionError where it is not what torch says, or Refused."""
+    pattern = Pattern(samples[0].dtype.name if samples else "", 0, (), 0, derivative)
+    hold(entry, Example(pattern, samples, seed), device)
+
+
+def hold(entry: Entry, example: Example, device: str, want: Answer | None = None) -> None:
+    """The same for an example, of which torch's answer may be known."""
+    results = ours(entry, example, device)
+    Tensor.realize_all(results)
+    compare(entry, example, read(results), theirs(entry, example) if want is None else want)
+
+
+def fails(entry: Entry, example: Example, device: str) -> bool:
+    """Whether torch accepts an example and `device` does not say the same. None that lies on a kink counts."""
+    if entry.kinks and example.pattern.derivative and np.any(entry.kinks(*(s.numpy() for s in example.samples))):
+        return False
+    try:
+        want = theirs(entry, example)
+    except Exception:
+        return False
+    try:
+        hold(entry, example, device, want)
+    except Exception:
+        return True
+    return False
