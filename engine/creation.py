@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from ..backends import dtypes
-from ..backends.dtypes import DType, is_float
+from ..backends.dtypes import DType, is_float, is_int
 from . import interchange, movement
 from . import node as nodes
 from . import realize as realizing
@@ -44,10 +44,24 @@ def device_name(device: Optional[str]) -> str:
 def full(
     cls: type[Tensor], shape, fill_value, dtype=None, device: Optional[str] = None, requires_grad: bool = False
 ) -> Tensor:
-    """`fill_value` everywhere. Without `dtype`, as a Tensor of that number would have."""
+    """`fill_value` everywhere. Without `dtype`, as a Tensor of that number would have.
+
+    Raises ArgumentError for an integer that the dtype does not hold; an unsigned one takes -n for 2^bits - n.
+    """
     sizes = checked_shape("full", (shape,) if isinstance(shape, int) else tuple(shape))
-    wanted = _scalar_dtype(fill_value) if dtype is None else dtypes.as_dtype(dtype)
-    return _wanting(cls._wrap(nodes.constant(fill_value, wanted, sizes, device_name(device))), requires_grad)
+    value = fill_value.item() if hasattr(fill_value, "item") else fill_value
+    wanted = _scalar_dtype(value) if dtype is None else dtypes.as_dtype(dtype)
+    _check_held("full", value, wanted)
+    return _wanting(cls._wrap(nodes.constant(value, wanted, sizes, device_name(device))), requires_grad)
+
+
+def _check_held(op: str, value: Any, dtype: DType) -> None:
+    if not (isinstance(value, int) and is_int(dtype)):
+        return
+    most = int(np.iinfo(dtype).max)
+    least = int(np.iinfo(dtype).min) or -most
+    if not least <= value <= most:
+        raise ArgumentError(f"{op}: {dtype} does not hold {value}")
 
 
 def _wanting(x: Tensor, requires_grad: bool) -> Tensor:
@@ -113,7 +127,8 @@ def arange(
     """
     if stop is None:
         start, stop = 0, start
-    whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))
+    start, stop, step = (v.item() if hasattr(v, "item") else v for v in (start, stop, step))
+    whole = all(isinstance(v, int) for v in (start, stop, step))
     wanted = dtypes.as_dtype(dtype) if dtype is not None else dtypes.default_int if whole else dtypes.default_float
     if not np.isfinite([float(start), float(stop), float(step)]).all():
         raise ArgumentError(f"arange: bounds and step must be finite, not {start}, {stop} and {step}")
@@ -192,7 +207,9 @@ def leaf_from(data: Any, wanted: Optional[DType], device: str) -> Node:
     """A node for data from outside. Numbers become constants; arrays and lists are copied to the device."""
     if isinstance(data, (bool, int, float)):
         Device[device]
-        return nodes.constant(data, wanted or _scalar_dtype(data), (), device)
+        dtype = wanted or _scalar_dtype(data)
+        _check_held("Tensor", data, dtype)
+        return nodes.constant(data, dtype, (), device)
     if isinstance(data, (np.ndarray, np.generic)):
         array = np.asarray(data)
     elif isinstance(data, (bytes, bytearray, memoryview)):
@@ -210,6 +227,8 @@ def leaf_from(data: Any, wanted: Optional[DType], device: str) -> Node:
             wanted = dtypes.default_float
         elif wanted is None and array.dtype.kind == "i":  # what is too large for that is uint64
             wanted = dtypes.default_int
+    if array.dtype == object and array.size and all(isinstance(n, int) for n in array.flat):
+        raise ArgumentError("Tensor: an integer of the list is too large for any dtype")
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"Tensor: {type(data).__name__} of {array.dtype} is not numbers")
     dtype = wanted or dtypes.as_dtype(array.dtype)

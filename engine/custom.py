@@ -108,7 +108,8 @@ def operation(
 ) -> Operation:
     """An elementwise operation of one's own, as a function of Tensors.
 
-    numpy      the function of arrays that broadcast, giving one of their common shape. Halves come as float32
+    numpy      the function of arrays that broadcast, giving one of their common shape. Halves come as float32; all
+               are read-only
     opencl     the same in OpenCL C 1.2: an expression of the operands' names, or the body of a function with `return`.
                T stands for their type (float for halves), so that constants are (T)0.5, or 2. Without it the operation
                runs on NUMPY only
@@ -122,6 +123,8 @@ def operation(
     when it is called, NotImplementedError without OpenCL text on such a device, ShapeError where operands do not
     broadcast; when the kernel is built, DeviceError with the compiler's message.
     """
+    if not callable(numpy):
+        raise TypeError(f"{name}: numpy= must be a function of arrays, not {type(numpy).__name__}")
     if operands is None:
         try:
             parameters = inspect.signature(numpy).parameters.values()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from math import pi, prod, sqrt
+from operator import index
 from typing import TYPE_CHECKING, Optional, Union
 
 import numpy as np
@@ -79,9 +80,9 @@ def generators() -> list[Generator]:
     return list(_generators.values())
 
 
-def manual_seed(tensor_type: type[Tensor], seed: int) -> None:
-    """Start every device's generator from `seed` (any integer, taken modulo 2**64)."""
-    set_state(tensor_type, seed, 0)
+def manual_seed(tensor_type: type[Tensor], seed: int = 0) -> None:
+    """Start every device's generator from `seed` (any integer, taken modulo 2**64). TypeError for what is none."""
+    set_state(tensor_type, index(seed), 0)
 
 
 def get_state(tensor_type: type[Tensor], device: Optional[str] = None) -> tuple[int, int]:

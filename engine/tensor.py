@@ -328,8 +328,13 @@ class Tensor(Methods):
         tracing = trace.active()
         if tracing is not None and self._born != tracing.number:
             tracing.sets_grad(self)
-        if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
-            raise ShapeError(f"grad: {value.dtype} {value.shape} is no gradient of {self.dtype} {self.shape}")
+        if not (value is None or isinstance(value, Tensor)):
+            raise TypeError(f"grad: a gradient is a Tensor or None, not {type(value).__name__}")
+        if value is not None and any(getattr(value, a) != getattr(self, a) for a in ("shape", "dtype", "device")):
+            raise ShapeError(
+                f"grad: {value.dtype} {value.shape} on {value.device} is no gradient of {self.dtype} {self.shape} on "
+                f"{self.device}"
+            )
         self._grad = value
 
     def backward(self, gradient: Optional[Tensor] = None, create_graph: builtins.bool = False) -> None:
@@ -394,8 +399,13 @@ class Tensor(Methods):
             if self.numel() != 1:
                 raise ShapeError(f"{op}: shape {self.shape} is no scalar; reduce it, or pass gradient= of that shape")
             return nodes.constant(1, self.dtype, self.shape, self.device)
-        if gradient.shape != self.shape:
-            raise ShapeError(f"{op}: a gradient of shape {gradient.shape} does not fit {self.shape}")
+        if not isinstance(gradient, Tensor):
+            raise TypeError(f"{op}: gradient= must be a Tensor, not {type(gradient).__name__}")
+        if gradient.shape != self.shape or gradient.device != self.device:
+            raise ShapeError(
+                f"{op}: a gradient of shape {gradient.shape} on {gradient.device} does not fit {self.shape} on "
+                f"{self.device}"
+            )
         return gradient.cast(self.dtype).node
 
     def detach(self) -> Tensor:

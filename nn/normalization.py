@@ -80,9 +80,10 @@ def batch_norm(
             raise ValueError("batch_norm: without training it needs running_mean and running_var")
         return _standardised(x, running_mean, running_var, weight, bias, eps)
     wide, axes = x.cast(accumulator(x.dtype)), (0, *range(2, x.ndim))
-    if math.prod(x.shape[a] for a in axes) == 1:
+    each = math.prod(x.shape[a] for a in axes)
+    if each == 1:
         raise ValueError(f"batch_norm: needs more than one value for each channel while training, got {x.shape}")
-    if running_mean is not None and running_var is not None:
+    if each and running_mean is not None and running_var is not None:
         variance, mean = wide.detach().var_mean(axes)
         _approach(running_mean, mean, momentum)
         _approach(running_var, variance, momentum)

@@ -31,6 +31,16 @@ def checkpoint_layers(model: T) -> T:
 
 
 @Tensor.no_grad()
+def clip_grad_value_(parameters: Union[Tensor, Iterable[Tensor]], clip_value: float) -> None:
+    """Assign every `.grad` its value clipped to [-clip_value, clip_value]. Raises ValueError for one below 0."""
+    if not clip_value >= 0:
+        raise ValueError(f"clip_grad_value_: clip_value must not be negative, and is {clip_value}")
+    for p in [parameters] if isinstance(parameters, Tensor) else parameters:
+        if p.grad is not None:
+            p.grad.assign(p.grad.clip(-clip_value, clip_value))
+
+
+@Tensor.no_grad()
 def clip_grad_norm_(parameters: Union[Tensor, Iterable[Tensor]], max_norm: float, norm_type: float = 2.0) -> Tensor:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)), the norm being that of all of them as one vector.
 

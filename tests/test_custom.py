@@ -130,6 +130,21 @@ def test_a_text_that_does_not_compile_names_its_operation(cl):
     close(swiglu(tensor(cl, (3,)), 0), tensor(cl, (3,)) * 0)  # and the device is well
 
 
+def test_names_are_any_text_and_functions_must_be_functions(cl):
+    doubled = operation("2x, or x+x", numpy=lambda x: x * 2, opencl="x * 2")
+    assert doubled(Tensor([1.0, 2.0], device=cl)).tolist() == [2.0, 4.0]
+    with pytest.raises(TypeError, match="numpy= must be a function"):
+        operation("none", numpy="x * 2", operands=("x",))
+
+
+def test_a_function_cannot_write_into_its_operands():
+    doubled = operation("doubled", numpy=lambda x: np.multiply(x, 2, out=x))
+    x = Tensor(np.ones(2, np.float32), device="NUMPY")
+    with pytest.raises(ValueError, match="read-only"):
+        doubled(x).realize()
+    assert x.tolist() == [1.0, 1.0]
+
+
 def test_without_text_it_runs_on_numpy_only(cl):
     plain = operation("plain", numpy=lambda x: x + 1)
     assert plain(Tensor([1.0], device="NUMPY")).tolist() == [2.0]

@@ -258,6 +258,12 @@ def test_running_statistics_follow_every_step_of_a_jitted_training(device):
     )
 
 
+def test_a_batch_of_nothing_leaves_the_statistics_as_they_are():
+    layer = nn.BatchNorm1d(3)
+    assert layer(Tensor.zeros(0, 3)).shape == (0, 3)
+    assert layer.running_mean.tolist() == [0.0] * 3 and layer.running_var.tolist() == [1.0] * 3
+
+
 def test_statistics_of_many_forward_passes_keep_no_graph():
     layer = nn.BatchNorm1d(3)
     alive = []

@@ -391,6 +391,19 @@ def test_clip_grad_norm_equals_torchs(norm_type, max_norm):
         np.testing.assert_allclose(mine[i].grad.numpy(), other[i].grad.numpy(), rtol=1e-5)
 
 
+def test_clip_grad_value_equals_torchs():
+    values = np.array([-3.0, -0.5, 0.0, 2.0, np.inf, np.nan], "float32")
+    p, without = Tensor(values, requires_grad=True), Tensor([1.0], requires_grad=True)
+    t = torch.tensor(values, requires_grad=True)
+    p.grad, t.grad = Tensor(values), torch.tensor(values)
+    nn.utils.clip_grad_value_([p, without], 1.5)
+    torch.nn.utils.clip_grad_value_([t], 1.5)
+    np.testing.assert_array_equal(p.grad.numpy(), t.grad.numpy())
+    assert without.grad is None
+    with pytest.raises(ValueError, match="-1"):
+        nn.utils.clip_grad_value_(p, -1)
+
+
 def test_clip_grad_norm_without_gradients_is_zero():
     assert nn.utils.clip_grad_norm_(parameters()[0], 1.0).item() == 0.0
 

@@ -260,6 +260,10 @@ def test_replays_of_a_jitted_function_draw_new_numbers(device):
         (lambda: Tensor.arange(0, 5, 0), "step"),
         (lambda: Tensor.arange(0, 5, 0.5, dtype="int64"), "int64"),
         (lambda: Tensor.arange(0, math.inf), "inf"),
+        (lambda: Tensor.full((2,), 300, dtype="uint8"), "uint8 does not hold 300"),
+        (lambda: Tensor.full((2,), -129, dtype="int8"), "int8 does not hold -129"),
+        (lambda: Tensor(2**70), "int64"),
+        (lambda: Tensor([2**70]), "too large"),
     ],
 )
 def test_what_cannot_be_made_raises_what_torch_and_numpy_would(call, message):
@@ -267,6 +271,23 @@ def test_what_cannot_be_made_raises_what_torch_and_numpy_would(call, message):
         call()
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_numbers_may_be_tensors_and_arrays_of_one():
+    for three in (Tensor(3), np.int16(3), np.array(3)):
+        assert Tensor.arange(three).tolist() == [0, 1, 2]
+        assert Tensor.full((1,), three).dtype == "int64"
+    assert Tensor.full((1,), -1, dtype="uint8").tolist() == [255]  # as in PyTorch
+
+
+def test_a_seed_is_an_integer_and_0_if_none_is_given():
+    Tensor.manual_seed(0)
+    first = Tensor.rand(3).tolist()
+    Tensor.manual_seed()
+    assert Tensor.rand(3).tolist() == first
+    for seed in ("0", 1.5):
+        with pytest.raises(TypeError, match="integer"):
+            Tensor.manual_seed(seed)
 
 
 def test_what_is_made_may_want_a_gradient():

@@ -203,6 +203,20 @@ def test_a_gradient_of_another_shape_is_refused(device, shape, bad):
         x.grad = Tensor.ones(*bad, device=device)
 
 
+def test_a_gradient_is_a_tensor_on_the_same_device(cl):
+    x = Tensor([1.0, 2.0], device="NUMPY", requires_grad=True)
+    with pytest.raises(TypeError, match="not ndarray"):
+        x.grad = np.ones(2, "float32")
+    with pytest.raises(ValueError, match=f"on {cl} is no gradient of .* on NUMPY"):
+        x.grad = Tensor.ones(2, device=cl)
+    for given in ([1.0, 1.0], np.ones(2, "float32"), 1.0):
+        with pytest.raises(TypeError, match="backward: gradient= must be a Tensor"):
+            (x * 2).backward(given)
+    with pytest.raises(ValueError, match=f"on {cl} does not fit .* on NUMPY"):
+        (x * 2).gradient(x, gradient=Tensor.ones(2, device=cl))
+    assert x.grad is None
+
+
 def test_backward_adds_to_grad_and_create_graph_keeps_it_differentiable(device):
     x, t = both(np.array([1.0, -2.0], "float32"), device)
     for _ in range(2):

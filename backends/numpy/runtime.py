@@ -73,7 +73,9 @@ def packed_matmul(packing: Packing, a: np.ndarray, b: np.ndarray, out: np.ndarra
 def custom(operation: Custom, *arrays: np.ndarray) -> None:
     """A function of the user's, of all arrays but the last, which takes the result; halves go through float32."""
     *operands, out = arrays
-    wide = [x.astype(accumulator(x.dtype), copy=False) for x in operands]
+    wide = [x.astype(accumulator(x.dtype), copy=False).view() for x in operands]
+    for x in wide:  # it may be a Tensor's memory, and a function that writes into it would change that Tensor
+        x.flags.writeable = False
     result = np.asarray(operation.numpy(*wide))
     expected = np.broadcast_shapes(*(x.shape for x in operands))
     if result.shape != expected:

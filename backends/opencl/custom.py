@@ -29,7 +29,7 @@ from ..kernel import Custom
 def function_name(operation: Custom, result: str) -> str:
     """The name of the function for results of the C type `result`, without that of its operands."""
     digest = hashlib.sha256(repr((operation.operands, operation.opencl, result)).encode()).hexdigest()[:6]
-    plain = re.sub(r"\W", "_", operation.name, flags=re.ASCII)
+    plain = re.sub(r"\W|^(?=\d)", "_", operation.name, flags=re.ASCII)
     return f"{plain}_{digest}"
 
 
