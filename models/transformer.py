@@ -59,6 +59,16 @@ class TransformerConfig:
                 raise ValueError(f"TransformerConfig: {name} {getattr(self, name)} is no token of {self.vocab_size}")
 
 
+class SharedEmbedding(nn.Embedding):
+    """What tokens become, and its transpose the output projection: (..., C) to (..., V).
+
+    A layer of its own kind, which `nn.quantize` leaves whole: a packed table has no product with features.
+    """
+
+    def logits(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight)
+
+
 class DecoderLayer(nn.TransformerDecoderLayer):
     """nn's, of which generation asks more: to keep keys and values of the target, and to make the source's once."""
 
@@ -107,7 +117,7 @@ class Transformer(EncoderDecoder):
 
     def __init__(self, config: TransformerConfig):
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = SharedEmbedding(config.vocab_size, config.d_model)
         self.positions = nn.SinusoidalPositions(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         sizes = (config.d_model, config.num_heads, config.d_ff, config.dropout)
@@ -165,7 +175,7 @@ class Transformer(EncoderDecoder):
         return x if self.decoder.norm is None else self.decoder.norm(x)
 
     def logits(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.embedding.weight)
+        return self.embedding.logits(features)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from clgrad import Tensor, models, nn
 from clgrad.models import GPT, GPTConfig, Llama, LlamaConfig
 from clgrad.models.base import class_for
+from clgrad.nn.quantized import quantize
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=4, block_size=8, vocab_size=10)
 LLAMA = LlamaConfig(
@@ -168,6 +169,31 @@ def test_a_head_of_its_own_is_needed_only_where_weights_are_not_tied(tmp_path, t
     else:
         with pytest.raises(ValueError, match="missing lm_head.weight"):
             models.from_pretrained(tmp_path)
+
+
+# -- packed
+
+
+SMALL = {
+    GPT: dict(n_layer=1, n_head=2, n_embd=32, block_size=8, vocab_size=40),
+    models.GPT1: dict(n_layer=1, n_head=2, n_embd=32, block_size=8, vocab_size=40),
+    Llama: dict(vocab_size=40, hidden_size=32, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2),
+    models.BertForMaskedLM: dict(vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2),
+    models.RobertaForMaskedLM: dict(vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2),
+    models.T5: dict(d_model=32, d_ff=40, d_kv=8, num_heads=2, num_layers=1, vocab_size=40),
+    models.Bart: dict(d_model=32, encoder_layers=1, decoder_layers=1, decoder_ffn_dim=40, vocab_size=40),
+    models.Transformer: dict(d_model=32, encoder_layers=1, decoder_layers=1, num_heads=2, d_ff=40, vocab_size=40),
+}
+
+
+@pytest.mark.parametrize("cls", SMALL, ids=lambda cls: cls.__name__)
+def test_every_family_is_quantised_whole_and_stays_close(cls):
+    Tensor.manual_seed(0)
+    model, tokens = cls(cls.Config(**SMALL[cls])).eval(), Tensor(np.arange(10, dtype=np.int32).reshape(2, 5))
+    inputs = (tokens, tokens) if hasattr(model, "encode") else (tokens,)
+    exact = model(*inputs)[0].numpy()
+    packed = quantize(model)(*inputs)[0].numpy()
+    assert 0 < np.abs(packed - exact).max() < 0.02 * np.abs(exact).max()
 
 
 # -- config.json
