@@ -478,14 +478,16 @@ class _Scheduler:
 
     def _steps(self) -> list[Step]:
         groups = list(dict.fromkeys(self.group_of.values()))
-        read_outside: set[Node] = set(self.wanted)
-        for group in groups:
-            read_outside.update(
-                r for r in group.reads if not r.in_memory and any(g is not group for g in self._makers(r))
-            )
-        read_outside.update(self.homes)
-        ordered = self._in_order(groups)
-        return [self._step(group, read_outside) for group in ordered]
+        read_outside: set[Node] = {*self.wanted, *self.homes}
+        steps = []
+        for group in reversed(self._in_order(groups)):
+            outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
+            if outputs:  # else nothing of it is seen in the end: the one who asked for it shows its padding only
+                read_outside.update(
+                    r for r in group.reads if not r.in_memory and any(g is not group for g in self._makers(r))
+                )
+                steps.append(self._step(group, outputs))
+        return steps[::-1]
 
     def _in_order(self, groups: list[Group]) -> list[Group]:
         """The groups in the order in which their kernels run: see `order.py`."""
@@ -501,11 +503,10 @@ class _Scheduler:
         takes = [sum(_bytes(m) for m in g.members if m not in staying and m not in self.homes) for g in groups]
         return [groups[i] for i in in_order(needs, reads, takes)]
 
-    def _step(self, group: Group, read_outside: set[Node]) -> Step:
+    def _step(self, group: Group, outputs: list[Node]) -> Step:
         node = group.members[0]
         if node.op == "copy":
             return Step(None, [self._memory(node.src[0])], [node])
-        outputs = [m for m in group.members if m in read_outside or (m in self.keep and m.op in HEAVY)]
         if node.op in WHOLE:
             kernel, reads = WHOLE[node.op](node, self._is_stored, self.homes)
             outputs = [node]

@@ -1,6 +1,7 @@
 """What is one kernel, and what is not."""
 
 import numpy as np
+import pytest
 
 from clgrad import Tensor, nn
 from clgrad.engine import explain, simplify
@@ -171,3 +172,13 @@ def test_groups_that_join_have_the_body_that_would_be_built_at_once(monkeypatch)
         optimizer.step()
         assert np.isfinite(loss.item())
     assert len(compared) > 20
+
+
+@pytest.mark.parametrize("name", ["sum", "cumsum", "sort", "matmul"])
+def test_what_only_lends_its_padding_is_not_computed(name):
+    """A reduction of which nothing but padding was read had a kernel without outputs, which no group of axes fits."""
+    x = Tensor([[1.0, 5.0], [2.0, 3.0]], device="NUMPY")
+    value = {"sum": x.sum(0), "cumsum": x.cumsum(0)[1], "sort": x.sort(1)[0][1], "matmul": (x @ x)[0]}[name]
+    seen = value.pad((1, 3))[3:] + 1
+    assert seen.tolist() == [1, 1, 1] and (seen + value.pad((1, 0))).numpy()[0] == 1
+    assert kernels(value.pad((1, 3))[3:] + 1) == ["loop"]
