@@ -403,7 +403,7 @@ class Tensor(Methods):
             raise TypeError(f"{op}: gradient= must be a Tensor, not {type(gradient).__name__}")
         if gradient.shape != self.shape or gradient.device != self.device:
             raise ShapeError(
-                f"{op}: a gradient of shape {gradient.shape} on {gradient.device} does not fit {self.shape} on "
+                f"{op}: a gradient on {gradient.device} of shape {gradient.shape} does not fit {self.shape} on "
                 f"{self.device}"
             )
         return gradient.cast(self.dtype).node

@@ -212,7 +212,7 @@ def test_a_gradient_is_a_tensor_on_the_same_device(cl):
     for given in ([1.0, 1.0], np.ones(2, "float32"), 1.0):
         with pytest.raises(TypeError, match="backward: gradient= must be a Tensor"):
             (x * 2).backward(given)
-    with pytest.raises(ValueError, match=f"on {cl} does not fit .* on NUMPY"):
+    with pytest.raises(ValueError, match=f"on {cl} .* does not fit .* on NUMPY"):
         (x * 2).gradient(x, gradient=Tensor.ones(2, device=cl))
     assert x.grad is None
 
