@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Optional, Self, Union
 import numpy as np
 
 from .. import nn
+from ..backends.dtypes import is_float
 from ..engine.tensor import Tensor
 from .huggingface import Checkpoint, PathLike, listed, open_checkpoint, write_checkpoint
 
@@ -176,6 +177,8 @@ class PretrainedModel(nn.Module):
                 if name not in name_of:
                     continue
                 tensor = own[name_of[name]]
+                if not is_float(array.dtype):
+                    raise ValueError(f"{name} is of {array.dtype}, and weights are floats")
                 if id(tensor) in first and not np.array_equal(first[id(tensor)][1], array):
                     raise ValueError(f"{first[id(tensor)][0]} and {name} differ, and are one Tensor in this model")
                 if id(tensor) in tied:

@@ -259,8 +259,11 @@ class _T5(PretrainedModel):
     def config_from(cls, content: dict[str, Any]) -> T5Config:
         # later versions of transformers always write that the head is tied, and mean it if they scale what it gets
         tied = content.get("scale_decoder_outputs", content.get("tie_word_embeddings", True))
-        layers = content.get("num_decoder_layers") or 0
-        return super().config_from(content | {"tie_word_embeddings": tied, "num_decoder_layers": layers})
+        layers, start = content.get("num_decoder_layers") or 0, content.get("decoder_start_token_id")
+        if start is None:
+            start = content.get("pad_token_id", 0)  # as all published ones have it
+        changed = {"tie_word_embeddings": tied, "num_decoder_layers": layers, "decoder_start_token_id": start}
+        return super().config_from(content | changed)
 
 
 class T5(_T5, EncoderDecoder):

@@ -113,6 +113,12 @@ def test_half_precision_is_read_as_float32(tmp_path, dtype):
         np.testing.assert_array_equal(tensor.numpy(), model.state_dict()[name].float().numpy())
 
 
+def test_weights_that_are_no_floats_are_refused(folder):
+    write(folder, {name: array.astype(np.int32) for name, array in arrays(folder).items()})
+    with pytest.raises(ValueError, match="is of int32, and weights are floats"):
+        models.from_pretrained(folder)
+
+
 def test_missing_and_left_over_arrays_are_named(folder):
     state = arrays(folder)
     state["transformer.h.0.surplus"] = state.pop("transformer.h.1.mlp.c_fc.bias")

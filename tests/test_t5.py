@@ -246,3 +246,8 @@ def test_a_head_that_is_tied_and_differs_is_refused(tmp_path):
     change(tmp_path, tie_word_embeddings=True)
     with pytest.raises(ValueError, match="lm_head.weight and shared.weight|shared.weight and lm_head.weight"):
         T5.from_pretrained(tmp_path)
+
+
+def test_texts_start_with_the_padding_where_no_start_is_said():
+    assert T5.config_from(dict(decoder_start_token_id=None, pad_token_id=3)).decoder_start_token_id == 3
+    assert T5.config_from(dict(decoder_start_token_id=4, pad_token_id=3)).decoder_start_token_id == 4
