@@ -260,7 +260,7 @@ HELPERS |= SINGLE_HELPERS | {packing.helper: packing.opencl for packing in PACKI
 HELPERS |= {packing.integer_helper: packing.integers for packing in PACKINGS.values() if packing.halves}
 HELPERS |= {"half_at": HALF_AT, "halves": HALVES, "fetch": FETCH}
 CUSTOM: dict[str, str] = {}  # helpers that come from the user: the names of their operations
-HELPER_NEEDS = {
+HELPER_NEEDS: dict[str, tuple[str, ...]] = {
     "double_to_half": ("round_half",),
     "random_word": ("philox",),
 }
