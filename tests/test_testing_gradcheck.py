@@ -209,3 +209,14 @@ def test_a_measured_slope_is_that_of_calculus(x, k):
     assert found.kind == "agrees" and abs(found.value - want) < 1e-6 * max(1.0, abs(want))
     off = slope(lambda t: np.array([np.sin(k * (x + t)) + (x + t) ** 3]), want + 1e-4 + abs(want) * 1e-4, 1e-6)
     assert off.kind == "smooth" and abs(off.value - want) <= off.error
+
+
+def test_the_gradient_of_a_square_of_something_tiny_is_right():
+    for fast in (False, True):
+        gradcheck(lambda x: x * x, np.array([[1e-150, -3e-150], [2e-9, 1.0]]), fast=fast)
+
+
+def test_without_floats_there_is_nothing_to_check_and_that_is_said():
+    for check in (gradcheck, gradgradcheck):
+        with pytest.raises(ValueError, match="none of the inputs is an array or a Tensor of floats"):
+            check(lambda x: x * x, np.array([1, 2]))

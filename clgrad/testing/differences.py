@@ -106,7 +106,7 @@ def _level(along: Callable[[float], np.ndarray], here: np.ndarray, h: float) -> 
     near = along(h / 2), along(-h / 2)
     moved = far[0] != far[1]
     magnitude = sum(float(np.abs(part[moved]).sum()) for part in (*far, here)) / 3
-    still = EPS * float(np.abs(here[~moved]).sum()) / h
+    still = EPS * float((np.abs(here) + np.abs(far[0]))[~moved].sum()) / h  # the square of 1e-150 goes there and back
     pairs = ((far, h), (near, h / 2))
     central = [float((plus - minus).sum()) / (2 * step) for (plus, minus), step in pairs]
     sides = float((here - near[1]).sum()) * 2 / h, float((near[0] - here).sum()) * 2 / h

@@ -141,7 +141,7 @@ def gradcheck(
 
     Raises GradientError for a wrong gradient, NotDifferentiable where the slopes from left and right differ (choose
     other inputs: no tolerance makes such a point right), NotCheckable for a function that is not deterministic or not
-    computed in float64. Outputs of integers are left out.
+    computed in float64, ValueError where no input has floats. Outputs of integers are left out.
     """
     if tolerance > 1e-4:
         raise ValueError(f"gradcheck: a tolerance of {tolerance} hides wrong gradients; 1e-4 is the loosest")
@@ -165,7 +165,8 @@ def gradcheck(
             )
             failed: dict[tuple[int, ...], Slope] = {(): found} if found.kind != "agrees" else {}
             if found.kind in ("kink", "jump", "edge", "stairs"):  # which elements it is costs more than other inputs do
-                raise NotDifferentiable(f"input {position}: a {found.kind} along a random direction", position, [])
+                kind = "an edge" if found.kind == "edge" else f"a {found.kind}"
+                raise NotDifferentiable(f"input {position}: {kind} along a random direction", position, [])
         else:
             failed = _failures(function, weights, number, gradient, tolerance)
         if failed:
@@ -211,6 +212,8 @@ def _wanting(tensor: Tensor) -> Tensor:
 
 def _outputs(function: Function) -> list[np.ndarray]:
     """The outputs, if they are finite and come out the same twice."""
+    if not function.floats:  # np.array([1, 2]) is easily written
+        raise ValueError("gradcheck: none of the inputs is an array or a Tensor of floats, so there is no gradient")
     first, second = function(function.values), function(function.values)
     for number, (a, b) in enumerate(zip(first, second, strict=True)):
         if not np.array_equal(a, b, equal_nan=True):
