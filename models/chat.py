@@ -90,7 +90,7 @@ def _sandbox(jinja2: Any) -> Any:
     """What makes a template of its source, for one rendering, in which everything is paid from one budget: a pass of a
     loop and every operation, by the sizes of its operands, which are multiplied where a result may be as large as that.
     So memory and time stay within bounds, whatever a file says."""
-    nodes, left = jinja2.nodes, BUDGET
+    nodes, left = jinja2.nodes, float(BUDGET)
 
     def size(x: Any) -> float:
         if isinstance(x, (str, bytes)):
@@ -164,7 +164,7 @@ def _sandbox(jinja2: Any) -> Any:
             pay_for(operator, one, other)
             return super().call_binop(context, operator, one, other)
 
-        def call(self, context: Any, function: Any, *args: Any, **named: Any) -> Any:  # type: ignore[override]
+        def call(self, context: Any, function: Any, *args: Any, **named: Any) -> Any:
             method = getattr(function, "__wrapped__", function)  # the sandbox wraps format()
             owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
             if isinstance(owner, (str, bytes)) and name.startswith("format"):
@@ -172,7 +172,7 @@ def _sandbox(jinja2: Any) -> Any:
             pay_for(name, owner, *args, *named.values())
             return super().call(context, function, *args, **named)
 
-        def from_string(self, source: str, *args: Any) -> Any:  # type: ignore[override]
+        def from_string(self, source: str, *args: Any) -> Any:
             tree = Paid().visit(self.parse(source))
             tree.set_environment(self)
             return super().from_string(tree, *args)

@@ -81,9 +81,9 @@ def from_pretrained(
 
 def config_from(file: GGUF, **overrides: Any) -> LlamaConfig:
     """The configuration that the keys of a file say. Raises ValueError."""
-    found = str(file.metadata.get("general.architecture"))
-    if found != "llama":
-        raise ValueError(f"its architecture is {found[:60]!r}, and 'llama' alone is read from GGUF files")
+    found = file.metadata.get("general.architecture")
+    if not isinstance(found, str) or found != "llama":
+        raise ValueError(f"its architecture is {found!r:.60}, and 'llama' alone is read from GGUF files")
 
     def get(key: str, kind: type, default: Any = None) -> Any:
         value = file.metadata.get(f"llama.{key}", default)

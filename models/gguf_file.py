@@ -40,6 +40,7 @@ OTHER_TYPES = {
 MOST_DIMENSIONS = 4
 LONGEST_NAME = 65535  # bytes of a key or of a tensor's name
 MOST_STRINGS = 1 << 22  # in one array; vocabularies have some 100,000
+MOST_ENTRIES = 1 << 18  # keys, and tensors: the largest models have some thousands
 
 
 class Entry(NamedTuple):
@@ -151,6 +152,10 @@ def _read(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, Entry]]:
         raise ValueError("it is big-endian" if swapped else f"its version is {version}; 2 and 3 are read")
     tensor_count = cursor.number("Q", "the count of tensors")
     key_count = cursor.count(13, "the count of keys")  # a key of one byte, its type, and a value of one
+    if max(tensor_count, key_count) > MOST_ENTRIES:
+        raise ValueError(
+            f"it says {key_count:,} keys and {tensor_count:,} tensors; {MOST_ENTRIES:,} of each make sense"
+        )
     metadata: dict[str, Any] = {}
     for _ in range(key_count):
         key = cursor.text("a key", LONGEST_NAME)
