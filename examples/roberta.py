@@ -19,7 +19,7 @@ from clgrad.models import RobertaConfig, RobertaForMaskedLM
 from clgrad.models.masking import mask_tokens
 
 SIZES = dict(num_hidden_layers=2, num_attention_heads=4, hidden_size=64, intermediate_size=256)
-LETTERS, BLOCK, BATCH, STEPS = 4000, 32, 32, 1000
+LETTERS, BLOCK, BATCH, STEPS = 4000, 32, 32, 400
 
 
 class Passages(Text):
