@@ -10,8 +10,8 @@ a sentinel in place of each span; the decoder writes the sentinels, each followe
 is short, which makes a step cheap. Beside the model stand two guesses without one: always the most frequent letter,
 and the letter that is most frequent after the two before it, which is all that can be known from the left at a glance.
 
-Nothing is gained from the text until both attentions have found their way, and 2,500 steps are too few for it: the model
-says 20 % of the letters rightly, where the most frequent one is 15 % and the guess from two letters 37 %.
+Nothing is gained from the text until both attentions have found their way, and 2,500 steps are too few for it: the
+model says 20 % of the letters rightly, where the most frequent one is 15 % and the guess from two letters 37 %.
 """
 
 from __future__ import annotations
