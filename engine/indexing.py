@@ -225,7 +225,7 @@ def _row_numbers(x: Tensor, lookups: list[tuple[int, Array]], shape: tuple[int, 
     """The number of the row for each point of `shape`; out of range where any lookup is."""
     tensor_type = type(x)
     sizes = [x.shape[axis] for axis, _ in lookups]
-    if 0 in sizes and prod(shape):
+    if 0 in sizes and 0 not in shape:
         raise IndexError(f"an index of shape {shape} looks up {x.shape}, which has nothing there")
     dtype = int64 if prod(sizes) > FAR else int32
     known = [_checked(t, axis, x.shape) for axis, t in lookups if isinstance(t, np.ndarray)]

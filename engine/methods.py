@@ -141,7 +141,7 @@ class Methods:
     __rshift__, __rrshift__ = operator(arithmetic.rshift), reversed_operator(arithmetic.rshift)
     __lt__, __gt__ = operator(arithmetic.lt), operator(arithmetic.gt)
     __le__, __ge__ = operator(arithmetic.le), operator(arithmetic.ge)
-    __eq__, __ne__ = operator(arithmetic.eq), operator(arithmetic.ne)  # type: ignore[assignment]
+    __eq__, __ne__ = operator(arithmetic.eq), operator(arithmetic.ne)
 
     # --- reductions, scans and sorting ----------------------------------------------------------------------------
 
