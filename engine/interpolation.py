@@ -11,7 +11,7 @@ so it is computed on the host, in the precision of the data; the device looks tw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
@@ -34,6 +34,13 @@ def interpolate(self: Tensor, size: Sequence[int], mode: str = "linear", align_c
     element floor(i n / size), "nearest-exact" element floor((i + 1/2) n / size). Integers are mixed in floats and
     rounded towards zero. Raises ShapeError for sizes that do not fit, ValueError for another mode.
     """
+    return resampled(self, size, mode, align_corners)
+
+
+def resampled(
+    self: Tensor, size: Sequence[int], mode: str, align_corners: bool, factors: Optional[Sequence[float]] = None
+) -> Tensor:
+    """`interpolate`, but that places lie 1 / factor apart where `factors` are given, rather than n / size."""
     sizes = (size,) if isinstance(size, int) else tuple(size)
     if mode not in MODES or LINEAR.get(mode, 0) not in (0, len(sizes)):
         raise ValueError(f"interpolate: mode {mode!r} for {len(sizes)} axes; use one of {', '.join(MODES)}")
@@ -42,9 +49,16 @@ def interpolate(self: Tensor, size: Sequence[int], mode: str = "linear", align_c
     if not 0 < len(sizes) <= self.ndim or any(n < 1 for n in (*sizes, *self.shape[self.ndim - len(sizes) :])):
         raise ShapeError(f"interpolate: {self.shape} to {sizes}: give 1 to {self.ndim} sizes above 0, of axes above 0")
     x = self if is_float(self.dtype) or mode not in LINEAR else self.cast(dtypes.default_float)
+    real = np.float64 if x.dtype == dtypes.float64 and mode in LINEAR else np.float32  # as in PyTorch
     for axis, n in enumerate(sizes, self.ndim - len(sizes)):
-        if x.shape[axis] != n:
-            x = _mixed(x, axis, n, align_corners) if mode in LINEAR else _nearest(x, axis, n, mode == "nearest-exact")
+        before = x.shape[axis]
+        if before == n and (factors is None or mode != "nearest-exact"):  # which goes by its factor even so
+            continue
+        if align_corners:
+            step = real(before - 1) / real(max(n - 1, 1))
+        else:
+            step = real(before) / real(n) if factors is None else real(1 / factors[axis - self.ndim])
+        x = _mixed(x, axis, n, step, align_corners) if mode in LINEAR else _nearest(x, axis, n, step, mode[7:] != "")
     return x.cast(self.dtype)
 
 
@@ -54,21 +68,15 @@ def _looked_up(x: Tensor, axis: int, places: np.ndarray) -> Tensor:
     return x.permute(*order).take(index).permute(*(order.index(a) for a in range(x.ndim)))
 
 
-def _nearest(x: Tensor, axis: int, size: int, exact: bool) -> Tensor:
-    n = x.shape[axis]
-    scale = np.float32(n) / np.float32(size)  # as PyTorch has it, so that what lies on an edge falls the same way
-    places = np.floor((np.arange(size, dtype=np.float32) + np.float32(0.5 * exact)) * scale)
-    return _looked_up(x, axis, np.minimum(places, n - 1))
+def _nearest(x: Tensor, axis: int, size: int, step: np.floating, exact: bool) -> Tensor:
+    places = np.floor((np.arange(size, dtype=step.dtype) + step.dtype.type(0.5 * exact)) * step)
+    return _looked_up(x, axis, np.minimum(places, x.shape[axis] - 1))
 
 
-def _mixed(x: Tensor, axis: int, size: int, align_corners: bool) -> Tensor:
-    n = x.shape[axis]
-    real = np.float64 if x.dtype == dtypes.float64 else np.float32
+def _mixed(x: Tensor, axis: int, size: int, step: np.floating, align_corners: bool) -> Tensor:
+    n, real = x.shape[axis], step.dtype.type
     place: np.ndarray = np.arange(size).astype(real)
-    if align_corners:
-        place *= real(n - 1) / real(max(size - 1, 1))
-    else:
-        place = np.maximum((place + real(0.5)) * (real(n) / real(size)) - real(0.5), 0)
+    place = place * step if align_corners else np.maximum((place + real(0.5)) * step - real(0.5), 0)
     low = np.minimum(np.floor(place), n - 1)
     share = type(x)((place - low).astype(real), device=x.device).cast(x.dtype)
     share = share.reshape([-1 if a == axis else 1 for a in range(x.ndim)])

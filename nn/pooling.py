@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Optional, Union
 
 from ..engine.convolution import Sizes, each
+from ..engine.interpolation import resampled
 from ..engine.ops import ShapeError
 from ..engine.tensor import Tensor
 from .convolution import named
@@ -102,9 +103,8 @@ def interpolate(
 ) -> Tensor:
     """(N, C, *n) with other spatial sizes: `size`, or n times `scale_factor`. See `Tensor.interpolate`.
 
-    Where n times the factor is no whole number, PyTorch rounds it down and goes on with the factor as it was given,
-    but with `recompute_scale_factor` with the ratio of the sizes; only the latter is done here, and it must be asked
-    for. Raises ShapeError for that, and for a mode that has another number of axes.
+    Where n times the factor is no whole number it is rounded down, and places still lie 1 / factor apart; but with
+    `recompute_scale_factor` n / size. Raises ShapeError for a mode that has another number of axes.
     """
     rank = x.ndim - 2
     if rank not in (1, 2, 3) or MODES.get(mode, rank) != rank:
@@ -113,17 +113,16 @@ def interpolate(
         raise ValueError(f"interpolate: align_corners goes with {list(MODES)} only, not with {mode!r}")
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give size or scale_factor, one of them")
+    factors: Optional[list[float]] = None
     if size is not None:
         sizes = each("interpolate", "size", size, rank, 0)
     else:
         factors = [scale_factor] * rank if isinstance(scale_factor, (int, float)) else list(scale_factor or ())
         if len(factors) != rank:
             raise ShapeError(f"interpolate: scale_factor {scale_factor} must be one number, or {rank} of them")
-        exact = [n * factor for n, factor in zip(x.shape[2:], factors, strict=True)]
-        sizes = tuple(int(n) for n in exact)
-        if list(sizes) != exact and not recompute_scale_factor:
-            raise ShapeError(f"interpolate: {x.shape[2:]} times {factors} are no whole numbers; give size")
-    return x.interpolate(sizes, "linear" if mode in MODES else mode, bool(align_corners))
+        sizes = tuple(int(n * factor) for n, factor in zip(x.shape[2:], factors, strict=True))
+        factors = None if recompute_scale_factor else factors
+    return resampled(x, sizes, "linear" if mode in MODES else mode, bool(align_corners), factors)
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------

@@ -155,6 +155,16 @@ def test_attention_equals_torch(masked, is_causal):
     )
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "nearest-exact"])
+def test_interpolation_by_a_factor_that_gives_no_whole_number_equals_torchs(mode):
+    x = normal(1, 2, 5, 7)
+    for factors in ((1.3, 0.6), (2, 1.5), 0.7):
+        for recompute in (False, True):
+            options = dict(scale_factor=factors, mode=mode, recompute_scale_factor=recompute)
+            want = torch_functional.interpolate(torch.tensor(x), **options).numpy()
+            np.testing.assert_allclose(F.interpolate(ours(x), **options).numpy(), want, rtol=1e-4, atol=1e-5)
+
+
 def test_one_hot_equals_torch():
     index = np.array([[0, 2], [1, 1]])
     np.testing.assert_array_equal(
