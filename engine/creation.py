@@ -227,8 +227,6 @@ def leaf_from(data: Any, wanted: Optional[DType], device: str) -> Node:
             wanted = dtypes.default_float
         elif wanted is None and array.dtype.kind == "i":  # what is too large for that is uint64
             wanted = dtypes.default_int
-    if array.dtype == object and array.size and all(isinstance(n, int) for n in array.flat):
-        raise ArgumentError("Tensor: an integer of the list is too large for any dtype")
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"Tensor: {type(data).__name__} of {array.dtype} is not numbers")
     dtype = wanted or dtypes.as_dtype(array.dtype)
