@@ -29,7 +29,7 @@ from clgrad import Tensor, jit, nn
 from clgrad.cli import data
 from clgrad.models import BertConfig, BertForMaskedLM, BertForSequenceClassification
 from clgrad.models.masking import mask_tokens
-from clgrad.models.tokenizers import SubwordTokenizer
+from clgrad.models.tokenizers import SubwordTokenizer, Tokenizer
 
 LABELS = ("comedies", "histories")
 STRETCH = 8  # tokens that are mixed up
@@ -37,6 +37,7 @@ SPECIAL = ("[PAD]", "[CLS]", "[MASK]")
 PAD, CLS, MASK = range(len(SPECIAL))
 SIZES = dict(num_hidden_layers=2, num_attention_heads=4, hidden_size=64, intermediate_size=256, initializer_range=0.12)
 BLOCK, BATCH, VOCABULARY, PRETRAINING, STEPS = 64, 16, 2000, 1500, 400
+EVERY = 4  # of so many plays one is asked about
 
 
 @dataclass
@@ -69,21 +70,26 @@ def plays(label: str) -> list[str]:
     return ["\n".join(parts) for parts in speeches]
 
 
-def read(kinds: list[list[str]], block: int, every: int = 4) -> tuple[Passages, Passages, int]:
-    """Passages to learn from, those of every fourth play to be asked about, and the size of the vocabulary."""
-    learnt = [play for texts in kinds for i, play in enumerate(texts) if i % every]
+def read(kinds: list[list[str]], block: int) -> tuple[Passages, Passages, int]:
+    """Passages to learn from, those to be asked about, and the size of the vocabulary."""
+    learnt = [play for texts in kinds for i, play in enumerate(texts) if i % EVERY]
     tokenizer = SubwordTokenizer.train(learnt, VOCABULARY, SPECIAL)
+    return *passages(kinds, tokenizer, block), tokenizer.vocab_size
+
+
+def passages(kinds: list[list[str]], tokenizer: Tokenizer, block: int, cls: int = CLS) -> tuple[Passages, Passages]:
+    """Passages to learn from, and those of every fourth play, to be asked about."""
     rows: tuple[list, list] = ([], [])
     labels: tuple[list, list] = ([], [])
     for label, texts in enumerate(kinds):
         for i, play in enumerate(texts):
             ids = tokenizer.encode_array(play)
             ids = ids[: len(ids) // (block - 1) * (block - 1)].reshape(-1, block - 1)
-            held_out = i % every == 0
-            rows[held_out].append(np.pad(ids, ((0, 0), (1, 0)), constant_values=CLS))
+            held_out = i % EVERY == 0
+            rows[held_out].append(np.pad(ids, ((0, 0), (1, 0)), constant_values=cls))
             labels[held_out].extend([label] * len(ids))
     training, asked = (Passages(np.concatenate(r), np.array(y, np.int32)) for r, y in zip(rows, labels, strict=True))
-    return training, asked, tokenizer.vocab_size
+    return training, asked
 
 
 def naive_bayes(training: Passages, asked: Passages, size: int) -> float:

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clgrad import Tensor, models
+from clgrad.models.tokenizers import SubwordTokenizer
+
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 TINY = dict(num_hidden_layers=1, num_attention_heads=2, hidden_size=32, intermediate_size=64)
 
@@ -56,8 +59,8 @@ def test_static_masks_hide_the_same_letters_every_time_and_dynamic_ones_do_not(l
     assert all(0 < loss < 2 * np.log(20) for loss in found.values())
 
 
-def test_passages_are_told_apart_by_their_words(load, capsys):
-    """One kind of play speaks of kings more often, the other of love."""
+def two_kinds() -> list[list[str]]:
+    """Four plays of each kind: one speaks of kings more often, the other of love."""
 
     def play(seed, ours, theirs):
         rng = np.random.default_rng(seed)
@@ -65,11 +68,29 @@ def test_passages_are_told_apart_by_their_words(load, capsys):
         return " ".join(words)
 
     court, wood = ["king", "queen", "duke"], ["love", "fool", "ring"]
-    kinds = [[play(i, wood, court) for i in range(4)], [play(10 + i, court, wood) for i in range(4)]]
-    right = load("classify").main(40, 80, kinds, block=24, questions=["kind"], **TINY)["kind"]
+    return [[play(i, wood, court) for i in range(4)], [play(10 + i, court, wood) for i in range(4)]]
+
+
+def test_passages_are_told_apart_by_their_words(load, capsys):
+    right = load("classify").main(40, 80, two_kinds(), block=24, questions=["kind"], **TINY)["kind"]
     assert right["the more frequent"] < 0.7 < 0.8 < right["naive Bayes"]
     assert right["BERT from random weights"] > 0.8 and right["BERT after pre-training"] > 0.8
     assert f"{right['naive Bayes']:.1%}  naive Bayes" in capsys.readouterr().out
+
+
+def test_upper_layers_are_fine_tuned_and_lower_ones_stay(load, capsys, tmp_path):
+    kinds = two_kinds()
+    tokenizer = SubwordTokenizer.train([play for plays in kinds for play in plays], 300, ("[PAD]", "[CLS]", "[MASK]"))
+    sizes = TINY | dict(num_hidden_layers=2, vocab_size=300, max_position_embeddings=24, initializer_range=0.1)
+    Tensor.manual_seed(3)
+    models.Bert(models.BertConfig(**sizes)).save_pretrained(tmp_path)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    right = load("finetune").main(tmp_path, 80, 1, kinds, block=24, peak=5e-3)
+    assert right["the more frequent"] < 0.7 < 0.8 < right["all frozen, a linear classifier"]
+    assert right["the upper 1 layers trained"] > 0.8
+    C, hidden = TINY["hidden_size"], TINY["intermediate_size"]
+    layer = 4 * (C * C + C) + 2 * C * hidden + hidden + C + 4 * C
+    assert f"{layer + C * C + C + 2 * C + 2:,} of" in capsys.readouterr().out  # a layer, the pooler, the classifier
 
 
 def test_passages_in_order_and_mixed_up_have_the_same_words(load):
