@@ -62,22 +62,22 @@ def test_backward_after_reading_runs_no_forward_contraction_or_reduction_again(d
     assert not dots
 
 
-def test_a_thousand_steps_with_a_running_total_leave_nodes_and_bytes_flat(device):
+def test_hundreds_of_steps_with_a_running_total_leave_nodes_and_bytes_flat(device):
     w, v, x = two_layers(device, 4)
     optimizer = nn.optim.SGD([w, v], lr=0.01)
     total = Tensor(0.0, device=device)
     marks = []
-    for step in range(1000):
+    for step in range(400):
         optimizer.zero_grad()
         loss = forward(w, v, x)
         loss.backward()
         optimizer.step()
         total += loss.detach()
-        if step in (20, 500, 999):
+        if step in (20, 200, 399):
             gc.collect()
             marks.append((nodes.live_nodes(), Device[device].counters.live_bytes))
     assert marks[0] == marks[1] == marks[2]
-    assert 0 < total.item() < 1000 * 100
+    assert 0 < total.item() < 400 * 100
 
 
 def test_a_running_total_without_an_optimiser_is_flat_once_it_is_read(device):
