@@ -10,6 +10,7 @@ input alone, and computes the rest again when its gradient is there. The gradien
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 
 import numpy as np
@@ -47,6 +48,7 @@ def main(layers: int = 24, content: str | None = None, batch: int = 8, **sizes: 
                 step(x, y)
                 needed = step.last.arena_bytes
             else:
+                gc.collect()  # or what earlier work left behind would be freed while this is measured
                 before = counters.peak_bytes = counters.live_bytes
                 backward(x, y).item()  # the forward pass alone
                 Tensor.realize_all(p.grad for p in parameters if p.grad is not None)

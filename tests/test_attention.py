@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import tracemalloc
 from math import prod, sqrt
 
@@ -278,6 +279,7 @@ def test_memory_grows_with_the_length_not_with_its_square(device, causal):
     def peak(length: int) -> tuple[int, int]:
         q, k, v = tensors(np.random.default_rng(7), device, *[(length, 4)] * 3)
         Tensor.realize_all([q, k, v])
+        gc.collect()  # what other tests left is not to be freed meanwhile
         backend.counters.peak_bytes = before = backend.counters.live_bytes
         tracemalloc.start()
         q.scaled_dot_product_attention(k, v, is_causal=causal).sum().backward()
