@@ -103,6 +103,20 @@ def naive_bayes(training: Passages, asked: Passages, size: int) -> float:
     return float((score.argmax(axis=1) == asked.labels).mean())
 
 
+def without_a_model(training: Passages, asked: Passages, size: int) -> dict[str, float]:
+    """The shares of right answers of what a model has to be better than."""
+    return {
+        "the more frequent": float((asked.labels == np.bincount(training.labels).argmax()).mean()),
+        "naive Bayes": naive_bayes(training, asked, size),
+    }
+
+
+def show(right: dict[str, float]) -> dict[str, float]:
+    for what, share in right.items():
+        print(f"{share:7.1%}  {what}")
+    return right
+
+
 def fit(model: nn.Module, batches, steps: int, peak: float) -> float:
     """Train on `batches(i)`. Returns the seconds that it took."""
     optimizer = adamw(model, weight_decay=0.05)
@@ -158,10 +172,7 @@ def answers(
     config: BertConfig, pretrained: Path, training: Passages, asked: Passages, steps: int, name: str
 ) -> dict[str, float]:
     """The shares of right answers to one question."""
-    right = {
-        "the more frequent": float((asked.labels == np.bincount(training.labels).argmax()).mean()),
-        "naive Bayes": naive_bayes(training, asked, config.vocab_size),
-    }
+    right = without_a_model(training, asked, config.vocab_size)
     Tensor.manual_seed(SEED)
     scratch = BertForSequenceClassification(config)
     tuned = BertForSequenceClassification.from_pretrained(pretrained, hidden_dropout_prob=0.1)
@@ -169,9 +180,7 @@ def answers(
         fit(model, lambda i: training.batch(SEED, i), steps, 1e-3)
         right[f"BERT {start}"] = accuracy(model, asked)
     print(f"right about the {name}, of passages from plays that it has not seen:")
-    for what, share in right.items():
-        print(f"{share:7.1%}  {what}")
-    return right
+    return show(right)
 
 
 if __name__ == "__main__":

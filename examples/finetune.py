@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from classify import LABELS, accuracy, fit, naive_bayes, passages, plays
+from classify import LABELS, accuracy, fit, passages, plays, show, without_a_model
 from sentences import published
 from small import SEED
 
@@ -65,10 +65,7 @@ def main(
     assert begin is not None
     training, asked = passages(kinds or [plays(label) for label in LABELS], tokenizer, block, begin)
     print(f"{len(training.labels):,} passages of {block} tokens to learn from, {len(asked.labels):,} from other plays")
-    right = {
-        "the more frequent": float((asked.labels == np.bincount(training.labels).argmax()).mean()),
-        "naive Bayes": naive_bayes(training, asked, tokenizer.vocab_size),
-    }
+    right = without_a_model(training, asked, tokenizer.vocab_size)
 
     encoder = models.Bert.from_pretrained(folder)
     Tensor.manual_seed(SEED)
@@ -85,9 +82,7 @@ def main(
     seconds = fit(model, lambda i: training.batch(SEED, i), steps, peak)
     right[f"the upper {layers} layers trained"] = accuracy(model, asked)
     print(f"{trained:,} of {total:,} parameters were trained for {steps} steps, {seconds:.0f} s")
-    for what, share in right.items():
-        print(f"{share:7.1%}  {what}")
-    return right
+    return show(right)
 
 
 if __name__ == "__main__":
