@@ -4,6 +4,7 @@ python -m pytest                     some ten minutes: few examples a property
 HYPOTHESIS_PROFILE=ci ...            as many, and the same ones every time
 python -m pytest --long              also the tests marked `sweep`
 python -m pytest --optimise          OpenCL kernels as users have them
+python -m pytest --table             the whole table of tests/surface on OpenCL, not a sixteenth of it
 
 Most of the time would go into building OpenCL kernels that run once on a few numbers, and most of that into the
 driver's optimiser. So it is off by default, but for the processes that tests start; `.ci/run` runs the tests of kernels
@@ -32,6 +33,7 @@ hypothesis.settings.register_profile("sweep", max_examples=1000, deadline=None)
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run the tests marked sweep too, and as with --optimise")
+    parser.addoption("--table", action="store_true", help="hold OpenCL to every entry of the table in tests/surface")
     parser.addoption("--optimise", action="store_true", help="let the driver optimise OpenCL kernels")
 
 

@@ -3,8 +3,8 @@
     python -m pytest -n 0 tests/test_surface.py -k softplus
 
 Each entry gets 100 examples and more on each backend; `surface/entry.py` says what an entry promises. On OpenCL every
-example is a kernel or more to be built, so there a run takes a sixteenth of the entries, another one each day; `--long`
-takes all.
+example is a kernel or more to be built, so there a run takes a sixteenth of the entries, another one each day;
+`--table` takes all, and `--long` all of them in every layout.
 """
 
 from __future__ import annotations
@@ -107,11 +107,12 @@ def build(computed: list[list[Tensor]]) -> None:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_an_entry_is_what_torch_says(device, everything, name):
+def test_an_entry_is_what_torch_says(device, everything, name, request):
     if device != "NUMPY" and not Device[device].info.features["fp64"]:
         pytest.skip(f"{device} has no float64")
-    if device != "NUMPY" and (list(ENTRIES).index(name) + TODAY) % SHARE and not everything:
-        pytest.skip("OpenCL compiles every example: a sixteenth of the table a day, all of it with --long")
+    whole = device == "NUMPY" or everything or request.config.getoption("--table")
+    if not whole and (list(ENTRIES).index(name) + TODAY) % SHARE:
+        pytest.skip("OpenCL compiles every example: a sixteenth of the table a day, all of it with --table")
     hold(device, everything, name)
 
 
