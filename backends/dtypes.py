@@ -57,6 +57,14 @@ def is_bool(dtype: DType) -> bool:
     return dtype.kind == "b"
 
 
+def is_exact(dtype: DType, number: object) -> bool:
+    """Whether a float dtype holds what this is exactly, if it is a Python number at all."""
+    if not isinstance(number, (int, float)) or number != number:
+        return True
+    with np.errstate(over="ignore"):
+        return float(np.float64(number).astype(dtype)) == number
+
+
 def is_half(dtype: DType) -> bool:
     """A float of 16 bits, whose sums are formed in float32."""
     return is_float(dtype) and dtype.itemsize == 2

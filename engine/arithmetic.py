@@ -81,6 +81,8 @@ def div(self: Tensor, x: Operand, reverse: bool = False, rounding_mode: Optional
     derivative. Raises RuntimeError for any other mode.
     """
     if rounding_mode is None:
+        if isinstance(x, (int, float)):
+            return floats(self)._binary("div", float(x), swap=reverse)
         a, b = _floats(self, x, "div", reverse)
         return a._binary("div", b)
     if rounding_mode not in ("floor", "trunc"):

@@ -39,6 +39,8 @@ from .node import Node
 from .ops import ShapeError
 
 _grad_enabled = True
+# With a number that a half does not hold, as 0.1 or 70,000, these are computed in float32, as in PyTorch.
+_ROUNDED_ONCE = ("mul", "div")
 
 
 def grad_enabled() -> bool:
@@ -158,6 +160,8 @@ class Tensor(Methods):
         return self.cast(dtype), other.cast(dtype)
 
     def _binary(self, op: str, other: Any, swap: builtins.bool = False) -> Tensor:
+        if op in _ROUNDED_ONCE and dtypes.is_half(self.dtype) and not dtypes.is_exact(self.dtype, other):
+            return self.cast(dtypes.float32)._binary(op, other, swap).cast(self.dtype)
         a, b = self._meet(other, op)
         if a.shape != b.shape:
             shape = elementwise.broadcast_shape(op, *((b.shape, a.shape) if swap else (a.shape, b.shape)))

@@ -359,3 +359,17 @@ sys.exit(main(["train", "--data", {str(data)!r}, "--out", {str(tmp_path / "run")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_number_that_halves_do_not_hold_meets_them_in_float32(device, dtype):
+    x = Tensor([0.5, -3.0, 1000.0], dtype=dtype, device=device)
+    t = torch.tensor([0.5, -3.0, 1000.0], dtype=getattr(torch, dtype))
+    for number in (70_000.0, 70_000, 0.1, 3.3, 2.0, float("inf"), True):
+        got, want = (x * number, number * x, x / number), (t * number, number * t, t / number)
+        Tensor.realize_all(got)
+        assert [y.tolist() for y in got] == [y.tolist() for y in want]
+        assert {y.dtype.name for y in got} == {dtype}
+    x.requires_grad_()
+    (x * 0.1).sum().backward()
+    assert x.grad.dtype.name == dtype and x.grad.tolist() == torch.full((3,), 0.1).to(t.dtype).tolist()
