@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Optional
 
 from .node import Node, make
@@ -48,6 +49,15 @@ def softmax(x: Node, axes: tuple[int, ...]) -> Node:
     shifted = x - _repeat(make("reduce_max", (x,), axes), x)
     e = make("exp", (shifted,))
     return composite("softmax", axes, _softmax_gradient, e / _repeat(e.sum(axes), e), x)
+
+
+def masked_softmax(x: Node, axes: tuple[int, ...]) -> Node:
+    """The softmax, but 0, and without a gradient, where it would be NaN for `axes` that hold nothing but -inf."""
+    top = make("reduce_max", (x,), axes)
+    nothing = top.eq(-inf)
+    e = make("exp", (x - _repeat(nothing.where_(0.0, top), x),))
+    y = e / _repeat(nothing.where_(1.0, e.sum(axes)), e)
+    return composite("masked_softmax", axes, _softmax_gradient, y, x)
 
 
 def _softmax_gradient(axes: tuple[int, ...], g: Node, y: Node, x: Node):

@@ -15,6 +15,7 @@ from ..backends.dtypes import is_bool, is_float, is_int
 from . import attention
 from .elementwise import broadcast_shape
 from .ops import ShapeError
+from .reduction import masked_softmax
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -110,18 +111,18 @@ def scaled_dot_product_attention(
         result = _attention_in_one(self, key, value, attn_mask, is_causal)
         if result is not None:
             return result
-    scores = (self @ key.transpose(-2, -1)) * (1 / sqrt(self.shape[-1]) if self.shape[-1] else 1.0)
-    if not key.shape[-2]:
-        return scores @ value
-    if is_causal:  # every query sees the first key
-        queries, keys = (type(self).arange(n, dtype="int32", device=self.device) for n in scores.shape[-2:])
-        scores = (queries.unsqueeze(-1) >= keys).where(scores, -inf)
-    elif attn_mask is not None:
-        scores = attn_mask.where(scores, -inf) if is_bool(attn_mask.dtype) else scores + attn_mask
-        nothing = scores.detach().max(-1, keepdim=True) == -inf  # the softmax of such a row, and its gradient, is NaN
-        shares = nothing.where(0.0, nothing.where(0.0, scores).softmax(-1))
-        return shares.dropout(dropout_p) @ value
-    return scores.softmax(-1).dropout(dropout_p) @ value
+    return attention_weights(self, key, attn_mask, is_causal).dropout(dropout_p) @ value
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Optional[Tensor] = None, is_causal: bool = False) -> Tensor:
+    """softmax(Q K^T / sqrt(D) + mask): (..., T, D) and (..., S, D) to (..., T, S). Zeros for what sees nothing."""
+    scores = (q @ k.transpose(-2, -1)) * (1 / sqrt(q.shape[-1]) if q.shape[-1] else 1.0)
+    if is_causal:
+        queries, keys = (type(q).arange(n, dtype="int32", device=q.device) for n in scores.shape[-2:])
+        scores = (queries.unsqueeze(-1) >= keys).where(scores, -inf)  # every query sees the first key
+    if mask is None:
+        return scores.softmax(-1)
+    return masked_softmax(mask.where(scores, -inf) if is_bool(mask.dtype) else scores + mask)
 
 
 def _grouped_heads(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], dropout: float, causal: bool) -> Tensor:

@@ -223,6 +223,11 @@ def softmax(self: Tensor, axis: Axis = -1, dtype=None) -> Tensor:
     return _normalised("softmax", composite.softmax, self, axis, dtype)
 
 
+def masked_softmax(x: Tensor) -> Tensor:
+    """The softmax over the last axis, with zeros where that holds nothing but -inf: of scores whose key no one sees."""
+    return _normalised("masked_softmax", composite.masked_softmax, x, -1, None)
+
+
 def log_softmax(self: Tensor, axis: Axis = -1, dtype=None) -> Tensor:
     """The logarithm of the softmax over `axis`, computed directly; of `self.cast(dtype)` if there is a dtype."""
     return _normalised("log_softmax", composite.log_softmax, self, axis, dtype)

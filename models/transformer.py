@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Optional
 
 from .. import nn
+from ..engine.products import attention_weights
 from ..engine.tensor import Tensor
 from ..nn import functional as F
-from ..nn.attention import Past, attention_weights, padding
+from ..nn.attention import Past, padding
 from .seq2seq import EncoderDecoder, Memory
 
 

@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 from ..backends.dtypes import is_bool, is_float
 from ..engine.ops import ShapeError
+from ..engine.products import attention_weights
 from ..engine.tensor import Tensor
 from . import functional as F
 from . import init
@@ -314,15 +315,3 @@ def both(a: Optional[Tensor], b: Optional[Tensor]) -> Optional[Tensor]:
     if is_bool(a.dtype):
         a, b = b, a
     return b.where(a, -math.inf) if is_bool(b.dtype) else a + b
-
-
-def attention_weights(q: Tensor, k: Tensor, mask: Optional[Tensor] = None, is_causal: bool = False) -> Tensor:
-    """softmax(Q Kᵀ / sqrt(D) + mask): (B, H, T, D) and (B, H, S, D) to (B, H, T, S). Zeros for what sees nothing."""
-    scores = (q @ k.transpose(-2, -1)) * (1 / math.sqrt(q.shape[-1]))
-    if is_causal:
-        mask = both(mask, causal(q.shape[-2], k.shape[-2], q.device))
-    if mask is None:
-        return scores.softmax(-1)
-    scores = mask.where(scores, -math.inf) if is_bool(mask.dtype) else scores + mask
-    nothing = scores.detach().max(-1, keepdim=True) == -math.inf
-    return nothing.where(0.0, nothing.where(0.0, scores).softmax(-1))

@@ -209,10 +209,7 @@ def scatter_set(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
         out[row] = values[0]
         return
     _check_rows("scatter_set", index, len(out))
-    order = np.argsort(index, kind="stable")
-    sorted_index = index[order]
-    ends = np.flatnonzero(np.concatenate((sorted_index[1:] != sorted_index[:-1], [True])))
-    out[sorted_index[ends]] = values[order[ends]]
+    out[index] = values  # of an index that occurs again, NumPy keeps the last
 
 
 def argsort(keys: np.ndarray, run: int, out: np.ndarray) -> None:
