@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Any, Optional
 
-from .node import Node, make
+import numpy as np
+
+from .node import Node, constant, make
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,15 @@ def softmax(x: Node, axes: tuple[int, ...]) -> Node:
 
 
 def masked_softmax(x: Node, axes: tuple[int, ...]) -> Node:
-    """The softmax, but 0, and without a gradient, where it would be NaN for `axes` that hold nothing but -inf."""
+    """The softmax, but 0, and without a gradient, where it would be NaN for `axes` that hold nothing but -inf.
+
+    Of float32 or float64."""
+    # Minus the least number, -inf stays what it is; a sum of exponentials below 1 is one without the largest's, 0.
     top = make("reduce_max", (x,), axes)
-    nothing = top.eq(-inf)
-    e = make("exp", (x - _repeat(nothing.where_(0.0, top), x),))
-    y = e / _repeat(nothing.where_(1.0, e.sum(axes)), e)
+    least, one = (constant(v, x.dtype, top.shape, x.device) for v in (-float(np.finfo(x.dtype).max), 1.0))
+    top = make("max", (top, least))
+    e = make("exp", (x - _repeat(top, x),))
+    y = e / _repeat(make("max", (e.sum(axes), one)), e)
     return composite("masked_softmax", axes, _softmax_gradient, y, x)
 
 

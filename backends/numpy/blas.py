@@ -19,7 +19,7 @@ from ..kernel import Kernel
 
 # Products from here on may use all threads: of so many floating point operations, or with a matrix of so many bytes,
 # which is more than a core's own cache likes to hold.
-LARGE_OPERATIONS, LARGE_BYTES = 10_000_000, 1 << 20
+LARGE_OPERATIONS, LARGE_BYTES = 10_000_000, 1 << 19
 
 
 def is_large(kernel: Kernel) -> bool:
