@@ -81,12 +81,14 @@ def div(self: Tensor, x: Operand, reverse: bool = False, rounding_mode: Optional
     derivative. Raises RuntimeError for any other mode.
     """
     if rounding_mode is None:
-        if isinstance(x, (int, float)):
-            return floats(self)._binary("div", float(x), swap=reverse)
+        if is_float(self.dtype) or isinstance(x, (int, float)):
+            return floats(self)._binary("div", x, swap=reverse)
         a, b = _floats(self, x, "div", reverse)
         return a._binary("div", b)
     if rounding_mode not in ("floor", "trunc"):
         raise RuntimeError(f'div: rounding_mode must be None, "floor" or "trunc", not {rounding_mode!r}')
+    if rounding_mode == "floor" and is_float(self.dtype):
+        return self._binary("idiv", x, swap=reverse)
     a, b = map(_numbers, _pair(self, x, "div", reverse))
     if rounding_mode == "floor":
         return a._binary("idiv", b)

@@ -39,8 +39,9 @@ from .node import Node
 from .ops import ShapeError
 
 _grad_enabled = True
-# With a number that a half does not hold, as 0.1 or 70,000, these are computed in float32, as in PyTorch.
-_ROUNDED_ONCE = ("mul", "div")
+# With a number that a half does not hold, as 0.1 or 70,000, or a Tensor of another dtype that has no dimensions, these
+# are computed in float32, as in PyTorch.
+_ROUNDED_ONCE = ("mul", "div", "idiv")
 
 
 def grad_enabled() -> bool:
@@ -160,13 +161,19 @@ class Tensor(Methods):
         return self.cast(dtype), other.cast(dtype)
 
     def _binary(self, op: str, other: Any, swap: builtins.bool = False) -> Tensor:
-        if op in _ROUNDED_ONCE and dtypes.is_half(self.dtype) and not dtypes.is_exact(self.dtype, other):
+        if op in _ROUNDED_ONCE and dtypes.is_half(self.dtype) and self._would_round(other):
             return self.cast(dtypes.float32)._binary(op, other, swap).cast(self.dtype)
         a, b = self._meet(other, op)
         if a.shape != b.shape:
             shape = elementwise.broadcast_shape(op, *((b.shape, a.shape) if swap else (a.shape, b.shape)))
             a, b = a.broadcast_to(shape), b.broadcast_to(shape)
         return Tensor._make(op, b, a) if swap else Tensor._make(op, a, b)
+
+    def _would_round(self, other: Any) -> builtins.bool:
+        """Whether, as this Tensor's dtype, a number or a Tensor without dimensions may be another number."""
+        if isinstance(other, Tensor):
+            return other.dtype != self.dtype and bool(self.shape) and not other.shape
+        return not dtypes.is_exact(self.dtype, other)
 
     @classmethod
     def _from_scalar(cls, value: builtins.int, dtype: DType, device: str) -> Tensor:

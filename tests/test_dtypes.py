@@ -367,6 +367,8 @@ def test_a_number_that_halves_do_not_hold_meets_them_in_float32(device, dtype):
     t = torch.tensor([0.5, -3.0, 1000.0], dtype=getattr(torch, dtype))
     for number in (70_000.0, 70_000, 0.1, 3.3, 2.0, float("inf"), True):
         got, want = (x * number, number * x, x / number), (t * number, number * t, t / number)
+        got += (x // number, x * Tensor(number, device=device), x / Tensor(number, device=device))
+        want += (t // number, t * torch.tensor(number), t / torch.tensor(number))
         Tensor.realize_all(got)
         assert [y.tolist() for y in got] == [y.tolist() for y in want]
         assert {y.dtype.name for y in got} == {dtype}
