@@ -20,11 +20,9 @@ from inspect import isgenerator
 from math import prod
 from typing import Any, Optional
 
-import numpy as np
-
 from .decoding import borrow, evaluating, sizes_for
 from .gguf_file import GGUF
-from .sampling import Sampling
+from .sampling import Sampling, draws
 from .tokenizers import Tokenizer, stream
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
@@ -222,7 +220,7 @@ class Conversation:
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.max_tokens, self.sampling = max_tokens, sampling or Sampling(0.0)
-        self.generator = np.random.default_rng(seed)
+        self.generator = draws(seed)
         named = (tokenizer.id_of(name) for name in ENDS)
         self.ends = tokenizer.ends | {token for token in named if token is not None}
         self.decoder = borrow(model, sizes_for(model, 1, 1))

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..engine.tensor import Tensor
 from .decoding import Decoder, borrow, evaluating, give_back, sizes_for
-from .sampling import Sampling, check_finite
+from .sampling import Sampling, check_finite, draws
 
 PAUSE = 0.05  # seconds for which tokens that are there may be held back until more of them are
 MOST_AT_ONCE = 16  # tokens
@@ -71,7 +71,7 @@ def generate(
         prompt = prompt[-model.context_length :]
     check_length(model, [prompt])
     check_max_tokens(max_tokens)
-    texts = _Texts(model, [prompt], sampling, [np.random.default_rng(seed)], max_tokens, ends_of(model, end))
+    texts = _Texts(model, [prompt], sampling, [draws(seed)], max_tokens, ends_of(model, end))
     return _flat(texts.stream(use_cache, slides))
 
 
@@ -108,7 +108,7 @@ def generate_batch(
         raise ValueError(
             f"generate_batch: {len(seeds)} seeds for {len(rows)} prompts; give one a prompt, or one number"
         )
-    rngs = [np.random.default_rng(one) for one in seeds]
+    rngs = [draws(one) for one in seeds]
     texts = _Texts(model, rows, sampling, rngs, max_tokens, ends_of(model, end))
     for _ in texts.stream():
         pass

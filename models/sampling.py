@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -89,6 +89,14 @@ class Sampling:
         if self.min_p is not None:
             shares[shares < self.min_p * shares.max()] = 0
         return shares / shares.sum()
+
+
+def draws(seed: Any) -> np.random.Generator:
+    """Where chance comes from: what NumPy makes of a seed, None being another every time. Raises ValueError."""
+    try:
+        return np.random.default_rng(seed)
+    except ValueError as error:
+        raise ValueError(f"generate: seed must not be negative, got {seed}") from error
 
 
 def penalised(logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.ndarray:

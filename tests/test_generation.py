@@ -342,6 +342,7 @@ def test_penalties_of_any_size_give_tokens(ours):
         ({"temperature": float("inf")}, "temperature"),
         ({"min_p": -0.1}, "min_p"),
         ({"min_p": 1.1}, "min_p"),
+        ({"seed": -1}, "seed must not be negative"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
     ],
 )

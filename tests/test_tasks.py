@@ -406,6 +406,13 @@ def test_labelled_texts_are_lines_or_folders(tmp_path):
     assert sorted(lines) == sorted(folders) == [("a fine day", "good"), ("rain", "bad")]
 
 
+def test_only_ends_of_lines_end_a_row_and_only_its_first_tab_a_label(tmp_path):
+    (tmp_path / "pairs").write_bytes("ein\u2028Hund\ta\x85dog\r\n\r\nzwei\x0c!\ttwo\tnotes".encode())
+    assert read_pairs(str(tmp_path / "pairs")).rows == [("ein\u2028Hund", "a\x85dog"), ("zwei\x0c!", "two")]
+    (tmp_path / "texts").write_bytes("good\tso\tfine\u2029day\r\nbad\train".encode())
+    assert read_labelled(str(tmp_path / "texts")).rows == [("so\tfine\u2029day", "good"), ("rain", "bad")]
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "A ", "b", "c", "d", "é"]), st.sampled_from("xyz")), min_size=1),
     st.integers(1, 5),

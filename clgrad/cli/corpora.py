@@ -59,7 +59,7 @@ def read_pairs(file: str) -> Corpus:
             "--task translate needs --data FILE: a line a pair, with a tab between source and translation, "
             "or /usr/share/trans/de-en of Debian's package trans-de-en"
         )
-    lines = read_text(Path(file)).splitlines()
+    lines = read_text(Path(file)).split("\n")  # and at no other character that ends a line for str.splitlines
     content = [line for line in lines if line.strip() and not line.startswith("#")]
     if content and "\t" not in content[0] and " :: " in content[0]:
         rows = list(dict.fromkeys(row for line in content for row in sentences_of_entry(line)))
@@ -89,15 +89,18 @@ def clean(part: str) -> str:
     return " ".join(NOTES.sub("", part.split(";")[0]).split())
 
 
-def tabbed(lines: Sequence[str], file: str, what: str) -> Iterator[Row]:
-    """The first two columns of each line that is not blank. Raises UsageError for a line with one."""
+def tabbed(lines: Sequence[str], file: str, what: str, columns: int = 0) -> Iterator[Row]:
+    """The first two columns of each line that is not blank; with `columns`, the last of those has all that follows.
+
+    Raises UsageError for a line with one.
+    """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        columns = [column.strip() for column in line.split("\t")]
-        if len(columns) < 2 or not columns[0] or not columns[1]:
+        row = [column.strip() for column in line.split("\t", columns - 1)]
+        if len(row) < 2 or not row[0] or not row[1]:
             raise UsageError(f"{file}, line {number}: a line must hold {what}, not {line[:60]!r}")
-        yield columns[0], columns[1]
+        yield row[0], row[1]
 
 
 def read_labelled(path: str) -> Corpus:
@@ -119,8 +122,8 @@ def read_labelled(path: str) -> Corpus:
         if not rows:
             raise UsageError(f"the folder {path} has no folders with texts; each label needs one")
     else:
-        lines = read_text(folder).splitlines()
-        rows = [(text, label) for label, text in tabbed(lines, path, "a label, a tab and a text")]
+        lines = read_text(folder).split("\n")
+        rows = [(text, label) for label, text in tabbed(lines, path, "a label, a tab and a text", columns=2)]
     if not rows:
         raise UsageError(f"{path} has no texts with labels")
     if len({label for _, label in rows}) < 2:

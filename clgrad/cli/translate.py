@@ -145,7 +145,7 @@ class Translate(Task):
             else:
                 texts = generate_batch(self.model, filled, most, temperature=0)
             for i, tokens in zip(part, texts):
-                found[i] = self.tokenizer.decode(tokens).strip()
+                found[i] = " ".join(self.tokenizer.decode(tokens).split())  # one line, as its source is
         return found
 
     def show(self, folder: Path) -> None:
