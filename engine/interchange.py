@@ -2,7 +2,8 @@
 
 DLPack goes both ways with whoever speaks it on the CPU: `np.from_dlpack(t)`, `torch.from_dlpack(t)`, and
 `Tensor.from_dlpack(x)`. What leaves NUMPY is the Tensor's own memory, read-only, and while anybody has it nothing
-overwrites it; a reader whose protocol cannot say "read-only" gets a copy, and so does every reader of another device.
+overwrites it; a reader whose protocol cannot say "read-only" gets a copy, and so does every reader of another device
+and of what is flipped, since PyTorch cannot bear a negative stride.
 (PyTorch is told, but lets one write all the same: clone before writing.) What comes in is copied.
 
 >>> import numpy as np
@@ -74,7 +75,7 @@ def to_dlpack(self: Tensor, *, stream=None, max_version=None, dl_device=None, co
         raise BufferError(f"a Tensor is handed over in the host's memory, without a stream, not to device {dl_device}")
     says_read_only = TELLS_READ_ONLY and max_version is not None and max_version[0] >= 1
     value = shared(self) if says_read_only and not copy else None
-    if value is None:
+    if value is None or min(value.strides, default=0) < 0:  # PyTorch, given a negative stride, ends the process
         if copy is False:
             raise BufferError(f"a Tensor on {self.device} cannot be handed to this reader without a copy")
         value = self.numpy()

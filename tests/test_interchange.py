@@ -71,6 +71,14 @@ def test_numpys_memory_is_shared_and_read_only_and_a_devices_is_copied(device):
     assert x.tolist() == one.tolist()
 
 
+def test_what_is_flipped_goes_as_a_copy_since_pytorch_ends_the_process_at_a_negative_stride(device):
+    x = source("float32", device).realize().flip(0)
+    assert min(np.from_dlpack(x).strides) > 0
+    np.testing.assert_array_equal(torch.from_dlpack(x).numpy(), x.numpy())
+    with pytest.raises(BufferError, match=device):
+        x.__dlpack__(max_version=(1, 0), copy=False)
+
+
 def test_a_reader_that_knows_no_read_only_gets_a_copy(device):
     x = Tensor([1.0, 2.0], device=device)
     capsule = x.__dlpack__()
