@@ -46,7 +46,7 @@ class Decoder:
         self.model, self.sizes = model, sizes
         self.chunk = min(CHUNK, sizes.length)
         self.columns = -(-sizes.length // self.chunk) * self.chunk  # a whole chunk has room
-        self.dtype = next(p.dtype for p in model.parameters() if is_float(p.dtype))
+        self.dtype = next(t.dtype for t in model.state_dict().values() if is_float(t.dtype))
         # Rows of an encoder-decoder begin with one and the same token, so that nothing has to be padded.
         self.padding = self._numbers(sizes.rows) if sizes.rows > 1 and not sizes.sources else None
         self.cache = KVCache(
@@ -226,7 +226,7 @@ def sizes_for(
     model: Any, rows: int, length: int, sources: Sequence[Sequence[int]] = (), everything: bool = False
 ) -> Sizes:
     """The Sizes with room for `length` tokens a row (with `everything` of the context), and for the sources."""
-    device = next(iter(model.parameters())).device
+    device = next(iter(model.state_dict().values())).device  # of a frozen model too, which has no parameters
     context = model.context_length
     room = context if everything and context is not None else _rounded(length, LEAST, context)
     if not sources:

@@ -10,7 +10,7 @@ import transformers
 from transformers.generation import logits_process
 
 from clgrad import Device, Tensor
-from clgrad.models import beam_search, decoding, from_pretrained, generate, generate_batch, stop_at
+from clgrad.models import GPT, GPTConfig, beam_search, decoding, from_pretrained, generate, generate_batch, stop_at
 from clgrad.models.beam import _Search
 from clgrad.models.sampling import Sampling, penalised
 
@@ -262,6 +262,18 @@ def test_nothing_is_traced_or_built_for_a_second_text(ours):
         list(generate(model, PROMPTS[2], 30, temperature=0.5))
         assert Device["NUMPY"].counters.builds == builds
         assert [run.traces for decoder in model._idle_decoders for run in decoder.passes.values()] == traces
+
+
+def test_a_model_that_is_frozen_as_a_whole_gives_the_same_tokens():
+    """Such as a teacher, or one whose LoRA was merged: none of its Tensors is a parameter."""
+    trained, frozen = (GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=16, vocab_size=11)) for _ in range(2))
+    frozen.load_state_dict(trained.state_dict())
+    frozen.requires_grad_(False)
+    for tokens in (
+        lambda model: list(generate(model, [1, 2], 6, temperature=0)),
+        lambda model: beam_search(model, [1, 2], 6),
+    ):
+        assert tokens(frozen) == tokens(trained)
 
 
 def test_one_seed_a_row(ours):

@@ -126,7 +126,7 @@ def _beginning(model: Any, prompt: str, pieces: Iterator[str]) -> Iterator[str]:
 
 def forward(model: Any, ids: Sequence[int]) -> np.ndarray:
     """The logits of one sequence of ids. Raises UsageError for one that is too long."""
-    device = next(iter(model.parameters())).device
+    device = next(iter(model.state_dict().values())).device
     try:
         with Tensor.no_grad():
             return model(Tensor(np.array([ids], np.int32), device=device))[0].numpy()[0]
