@@ -26,8 +26,11 @@ def matmul(self: Tensor, other: Tensor, dtype=None) -> Tensor:
 
     (..., M, K) @ (..., K, N) -> (..., M, N); a vector stands for a row on the left and for a column on the right.
     Operands meet in one dtype, or in `dtype`, and the result has it: integers wrap, bool is an "or" of "and"s, half
-    precision is summed in float32 and rounded once. Raises ShapeError for a scalar, and for sizes that do not fit.
+    precision is summed in float32 and rounded once. Raises TypeError for a Python number, and ShapeError for a scalar
+    and for sizes that do not fit.
     """
+    if isinstance(other, (int, float)):
+        raise TypeError(f"matmul: {self.shape} @ {other} has a scalar; use * to scale")
     if not isinstance(other, type(self)):
         other = type(self)(other, device=self.device)
     if self.ndim == 0 or other.ndim == 0:
@@ -43,6 +46,8 @@ def matmul(self: Tensor, other: Tensor, dtype=None) -> Tensor:
             f"matmul: {self.shape} @ {other.shape} does not contract: "
             f"the last size {a.shape[-1]} of the left must equal the {b.shape[-2]} of the right"
         )
+    if a.shape[:-2] != b.shape[:-2]:
+        broadcast_shape(f"matmul: {self.shape} @ {other.shape}, before the last two", a.shape[:-2], b.shape[:-2])
     result = _contract(a, b)
     if row:
         result = result.squeeze(-2)

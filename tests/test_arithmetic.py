@@ -108,6 +108,8 @@ def test_integers_by_zero_are_zero_and_wrap(device):
         (lambda x: pow(x, 2, 5), TypeError, "arguments"),
         (lambda x: x.long() + 2**64, OverflowError, "64 bits"),
         (lambda x: x + x.reshape(3, 1).expand(3, 2), RuntimeError, r"\(3,\) and \(3, 2\) do not broadcast"),
+        (lambda x: x @ 2, TypeError, "a scalar"),
+        (lambda x: x.expand(4, 5, 3) @ x.expand(2, 3, 3), RuntimeError, r"\(4, 5, 3\) @ \(2, 3, 3\), .*not broadcast"),
     ],
 )
 def test_impossible_calls_say_what_is_wrong(call, error, message):
