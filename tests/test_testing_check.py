@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,11 @@ from hypothesis import strategies as st
 from clgrad import Tensor, testing
 from clgrad.engine import realize as realizing
 from clgrad.engine import trace
+from clgrad.engine.composite import composite
 from clgrad.engine.jit import jit as jitted
+from clgrad.engine.node import make
 from clgrad.testing import PARTS, CheckFailure, Sample, check, checking
+from clgrad.testing.source import function_source
 
 HERE = {"devices": ["NUMPY"], "examples": 25}
 FACTOR = 3
@@ -195,8 +200,6 @@ def test_operands_may_be_given_as_arrays_samples_or_strategies(strategy):
 
 
 def test_sources_carry_what_they_name():
-    from clgrad.testing.source import function_source
-
     lines, name = function_source(lambda x: scaled(x) + np.pi)
     names = {"np": np, "Tensor": Tensor}
     exec("\n".join(lines), names)
@@ -214,3 +217,65 @@ def test_unfused_realises_nodes_one_by_one(monkeypatch):
     [got] = unfused([(x + 1).exp() * 2])
     np.testing.assert_allclose(got, 2 * np.exp([2.0, 3.0]), rtol=1e-6)
     assert set(sizes) == {1} and len(sizes) >= 3
+
+
+# Faults that need no axes, no elements, or that are none of the engine's: (function, operands, part, what is said).
+def shapeless(x):
+    """Its gradient is right, but where there are no elements it has another shape."""
+
+    def rule(arg, g, y, x):
+        return (g * 2 if prod(x.shape) else make("reshape", (g,), (*x.shape, 1)),)
+
+    return Tensor._wrap(composite("shapeless", None, rule, x.node + x.node, x.node))
+
+
+def assigns(x):
+    x.assign(x * 2)
+    return x * x
+
+
+def raises(x):
+    if x.shape[:1] == (3,):
+        raise ValueError("three rows are too many")
+    return x * 2
+
+
+AWKWARD = {
+    "a shape that is wrong without elements": (shapeless, "has shape (0, 1), and the input has (0,)"),
+    "an input that is changed": (assigns, "fn assigns to input 0"),
+    "an error": (raises, "gradient: raises ValueError: three rows are too many"),
+    "no results at all": (lambda x: x * float("nan"), "no differentiable point was found"),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_what_is_no_wrong_number_is_found_and_shown_too(name):
+    fn, message = AWKWARD[name]
+    with pytest.raises(CheckFailure) as found:
+        check(fn, testing.tensors(), **HERE)
+    assert message in str(found.value)
+    if name == "an error":
+        assert isinstance(found.value.__cause__, ValueError) and found.value.arguments[0].shape == (3,)
+    with pytest.raises((AssertionError, ValueError)):
+        exec(compile(found.value.program, "pasted", "exec"), {"__name__": "pasted"})
+
+
+def test_programs_of_functions_with_integers_values_and_several_outputs_fail_as_they_should():
+    operands = Sample(np.array([0.7, 1.5], "float32")), Sample(np.array([1, 0])), 2
+    wrong = {
+        "gradient": lambda x, i, n: (x > 0, x.detach()[i] * x[i] * n),
+        "precision": lambda x, i, n: (x[i] * n / 3 + 1e6) - 1e6,
+    }
+    for part, fn in wrong.items():
+        with pytest.raises(CheckFailure, match=f"{part}: ") as found:
+            check(fn, *operands, parts=(part,), **HERE)
+        fails_when_pasted(found.value.program)
+
+
+def test_a_name_inside_a_function_is_not_taken_from_around_it():
+    def fn(x):
+        FACTOR = 2
+        return x * FACTOR
+
+    lines, _ = function_source(fn)
+    assert not any(line.startswith("FACTOR") for line in lines)

@@ -44,7 +44,7 @@ from ..engine.tensor import Tensor
 from . import strategies
 from .gradients import TOLERANCE, GradientError, NotCheckable, NotDifferentiable, Rough, gradcheck, gradgradcheck
 from .modes import computed, distance, largest, unfused, values_and_gradients
-from .reference import against_reference
+from .reference import ReferenceError_, against_reference
 from .report import program
 from .sample import Sample
 
@@ -52,6 +52,7 @@ PARTS = ("reference", "gradient", "second", "layout", "fusion", "jit", "precisio
 REDRAWN = 5  # times that operands are drawn again where they lie on a kink
 ON_DEVICES = 16  # examples that go to the other devices: each new structure is a kernel to be built there
 JOLT, JOLTS = 16, 3  # by how many roundings inputs are moved, and how often, to see how sensitive a result is
+CALL = "computed(run(*inputs))"  # in programs: all results of the function, and their gradients
 ROUNDINGS = 64  # of the result's dtype, that another order of the same operations may be off
 
 
@@ -59,6 +60,7 @@ class CheckFailure(AssertionError):
     """Something that should be true of a function is not.
 
     `part` is the part of the check that failed, `arguments` the shrunk samples, `program` a program that shows it.
+    Where the function raises, `__cause__` is what it raised.
     """
 
     def __init__(self, part: str, message: str, arguments: Sequence[Any], program: str):
@@ -143,6 +145,16 @@ def _eps(dtype: np.dtype) -> float:
     return {2: 2.0**-7 if dtype.kind != "f" else 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}[dtype.itemsize]
 
 
+def attempt(part: str, case: Case, test: Callable[[], Any], call: str, dtype: Optional[str] = None) -> None:
+    """Put a case to a test: what it raises is a failure too, which `call` shows."""
+    try:
+        test()
+    except (Failed, NotDifferentiable):
+        raise
+    except Exception as error:
+        raise Failed(part, f"raises {type(error).__name__}: {error}", case, [call], dtype) from error
+
+
 def compare(
     part: str,
     case: Case,
@@ -188,7 +200,10 @@ def layout(case: Case) -> None:
     if not any(s.steps for s in case.samples):
         return
     copied = case.with_samples(Sample.contiguous)
-    lines = ["got = computed(run(*inputs))", "want = computed(run(*(copy(x) for x in inputs)))"]
+    lines = [
+        "got = computed(run(*inputs))",
+        "want = computed(run(*each(lambda x: Tensor(x.numpy(), device=x.device))))",
+    ]
     compare("layout", case, computed(case.run()), computed(copied.run()), ("views", "contiguous copies"), lines)
 
 
@@ -232,46 +247,61 @@ def _precision(case: Case, bound: float) -> None:
     with np.errstate(over="ignore"):
         got, want = computed(single.run(dtype="float32")), computed(single.run(dtype="float64"))
         want = [w.astype(g.dtype) for g, w in zip(got, want)]
-    lines = ["got = computed(run(*inputs))", "want = computed(run(*(x.double() for x in inputs)))"]
+    lines = [
+        "got = computed(run(*inputs))",
+        "want = computed(run(*each(lambda x: x.double() if x.is_floating_point() else x)))",
+    ]
     lines.append("want = [w.astype(g.dtype) for g, w in zip(got, want)]")
     compare("precision", single, got, want, ("float32", "float64"), lines, bound, dtype="float32")
 
 
 def _devices(cases: Sequence[Case], device: str) -> None:
     """Many examples at once, because what a device is missing is built at once."""
-    theirs = [case.run(device=device) for case in cases]
-    Tensor.realize_all([t for results in theirs for t in results])
-    lines = [f"got = computed(run(*(x.to({device!r}) for x in inputs)))", "want = computed(run(*inputs))"]
+    theirs: list[list[Tensor]] = []
+    everywhere = f"computed(run(*each(lambda x: x.to({device!r}))))"
+    for case in cases:
+        attempt("devices", case, lambda: theirs.append(case.run(device=device)), everywhere)  # noqa: B023
+    whole = [t for results in theirs for t in results]
+    attempt("devices", cases[-1], lambda: Tensor.realize_all(whole), everywhere)
+    lines = [f"got = {everywhere}", "want = computed(run(*inputs))"]
     for case, results in zip(cases, theirs):
         ours = computed(case.run())
         compare("devices", case, [t.numpy() for t in results], ours, (device, case.device), lines)
 
 
+ORDERS = {"gradient": gradcheck, "second": gradgradcheck}
+
+
 def _differences(case: Case, part: str, tolerance: float) -> None:
-    checks = {"gradient": gradcheck, "second": gradgradcheck}
     try:
-        checks[part](case.fn, *case.arguments, fast=True, tolerance=tolerance, device=case.device)
-    except GradientError as error:
-        call = f"{checks[part].__name__}(fn, *inputs)"
-        lines = [call] if part == "second" else _shown(error)
-        raise Failed(part, str(error), case, lines, "float64") from None
+        ORDERS[part](case.fn, *case.arguments, fast=True, tolerance=tolerance, device=case.device)
     except Rough as error:
         raise NotDifferentiable(str(error), -1, []) from None
-    except NotCheckable as error:
-        raise Failed(part, str(error), case, [f"{checks[part].__name__}(fn, *inputs)"], "float64") from None
+    except (GradientError, NotCheckable) as error:
+        plain = part == "gradient" and isinstance(error, GradientError)
+        raise Failed(part, str(error), case, _shown(case, error) if plain else [_call(part)], "float64") from None
 
 
-def _shown(error: GradientError) -> list[str]:
+def _call(part: str) -> str:
+    return f"{ORDERS[part].__name__}(fn, *inputs)"
+
+
+def _shown(case: Case, error: GradientError) -> list[str]:
     """The lines that take a gradient by backward and compare it with what differences gave."""
     from .sample import literal
 
-    plain = len(error.weights) == 1 and bool((error.weights[0] == 1).all())
+    alone = isinstance(case.fn(*case.tensors(dtype="float64")), Tensor)
+    plain = alone and bool((error.weights[0] == 1).all())
     total = ["loss = fn(*inputs).sum()"]
     if not plain:
         weights = ", ".join(f"Tensor({literal(w)}, device=inputs[0].device)" for w in error.weights)
         total = [f"weights = [{weights}]", "outputs = fn(*inputs)"]
         total.append("outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]")
-        total.append("loss = sum((w * y).sum() for w, y in zip(weights, outputs))")
+        total.append("floats = [y for y in outputs if y.is_floating_point()]")
+        total.append("loss = sum((w * y).sum() for w, y in zip(weights, floats))")
+    if error.analytic.shape != error.numeric.shape:
+        compared = [f"assert gradient.shape == {error.numeric.shape}, gradient.shape"]
+        return [*total, f"[gradient] = loss.gradient(inputs[{error.input}])", *compared]
     numeric = literal(np.array([float(f"{v:.9g}") for v in error.numeric.ravel()]).reshape(error.numeric.shape))
     return [
         *total,
@@ -330,13 +360,12 @@ def check(
         # The smallest example may be one where a wrong gradient is right by chance, and only its derivative is not.
         first = _Checker(fn, checker.strategy, ["gradient"], names, None, tolerance, float32_bound)
         failed = first.search(first.one, examples, seed) or failed
+    if failed is None and checker.wanted > 3 and checker.smooth * 4 < checker.wanted:
+        assert checker.last_kink is not None
+        failed = checker.last_kink
     if failed is not None:
         text = program(fn, failed.case.arguments, failed.case.device, failed.lines, failed.dtype)
-        raise CheckFailure(failed.part, failed.message, failed.case.arguments, text)
-    if checker.wanted > 3 and checker.smooth * 4 < checker.wanted:
-        raise CheckFailure(
-            "gradient", f"no differentiable point was found for most examples: {checker.last_kink}", [], ""
-        )
+        raise CheckFailure(failed.part, failed.message, failed.case.arguments, text) from failed.__cause__
 
 
 def _devices_of(devices: Optional[Sequence[str]]) -> list[str]:
@@ -380,7 +409,7 @@ class _Checker:
         self.kept: list[Case] = []
         self.found: Optional[str] = None  # the part that failed first: shrinking stays with it
         self.wanted = self.smooth = 0
-        self.last_kink = ""
+        self.last_kink: Optional[Failed] = None
         self.last: Optional[Failed] = None
 
     def search(self, test: Callable, examples: int, seed: int) -> Optional[Failed]:
@@ -428,31 +457,34 @@ class _Checker:
         if len(self.kept) < 4 * ON_DEVICES:
             self.kept.append(case)
         if "reference" in self.parts:
-            try:
-                against_reference(case.fn, self.reference, case.arguments, case.device, self.tolerance)
-            except NotDifferentiable:
-                pass
-            except AssertionError as error:
-                lines = getattr(error, "lines", [])
-                raise Failed("reference", str(error), case, lines, "float64") from None
+            attempt("reference", case, lambda: self._reference(case), CALL, "float64")
         self._derivatives(data, case)
         for part, test in (("layout", layout), ("fusion", fusion), ("jit", jitted)):
             if part in self.parts:
-                test(case)
+                attempt(part, case, lambda: test(case), CALL if part != "jit" else "jit(run)(*inputs)")  # noqa: B023
         if "precision" in self.parts:
-            _precision(case, self.float32_bound)
+            attempt("precision", case, lambda: _precision(case, self.float32_bound), CALL, "float32")
+
+    def _reference(self, case: Case) -> None:
+        try:
+            against_reference(case.fn, self.reference, case.arguments, case.device, self.tolerance)
+        except NotDifferentiable:
+            pass
+        except ReferenceError_ as error:
+            raise Failed("reference", str(error), case, error.lines, "float64") from None
 
     def _derivatives(self, data, case: Case) -> None:
-        orders = [part for part in ("gradient", "second") if part in self.parts]
-        if not orders or not case.floats:
+        orders = [part for part in ORDERS if part in self.parts]
+        if not orders or not any(is_float(s.dtype) for s in case.samples):
             return
-        self.wanted += 1
+        self.wanted += case.floats  # without elements there is only the gradient's shape to be wrong
         for _ in range(REDRAWN):
             try:
                 for part in orders:
-                    _differences(case, part, self.tolerance)
-                self.smooth += 1
+                    attempt(part, case, lambda: _differences(case, part, self.tolerance), _call(part), "float64")  # noqa: B023
+                self.smooth += case.floats
                 return
             except NotDifferentiable as kink:
-                self.last_kink = str(kink)
+                message = f"no differentiable point was found for most examples; the last: {kink}"
+                self.last_kink = Failed(part, message, case, [_call(part)], "float64")
                 case = self.draw(data)

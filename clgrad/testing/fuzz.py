@@ -61,19 +61,14 @@ def agree_on_devices(many: Sequence[Program], device: str, other: str) -> None:
         _attempt(way, whole, lambda: results.extend(run(*(c.tensors(device=other) for c in cases))))  # noqa: B023
         _attempt(way, whole, lambda: Tensor.realize_all([t for each in results for t in each]))  # noqa: B023
         for case, each in zip(cases, results):
-            lines = [f"got = computed(run(*(x.to({other!r}) for x in inputs)))", "want = computed(run(*inputs))"]
+            lines = [f"got = computed(run(*each(lambda x: x.to({other!r}))))", "want = computed(run(*inputs))"]
             checking.compare("devices", case, [t.numpy() for t in each], computed(case.run()), (way, device), lines)
 
 
 def _attempt(way: str, case: Case, test: Callable[[], Any]) -> None:
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            test()
-    except (Failed, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise Failed(way, f"raises {type(error).__name__}: {error}", case, ["computed(run(*inputs))"]) from error
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        checking.attempt(way, case, test, checking.CALL)
 
 
 def _on_torch(program: Program, case: Case) -> None:

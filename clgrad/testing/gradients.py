@@ -102,8 +102,13 @@ class Function:
         return Tensor(value, dtype="float64", device=device)
 
     def __call__(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-        outputs = self._call([self._leaf(p, v) for p, v in zip(self.floats, values, strict=True)])
+        leaves = [self._leaf(p, v) for p, v in zip(self.floats, values, strict=True)]
+        before = [x.node for x in leaves]
+        outputs = self._call(leaves)
         Tensor.realize_all(outputs)
+        for position, x, node, value in zip(self.floats, leaves, before, values):
+            if x.node is not node and not np.array_equal(x.numpy(), value, equal_nan=True):
+                raise NotCheckable(f"fn assigns to input {position}, so it has no gradient; let it change a clone()")
         return [y.numpy().astype(np.float64) for y in outputs]
 
     def gradient(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -47,6 +47,6 @@ def program(
     result += ["]"]
     if re.search(r"\brun\b", text):
         result.append("run = values_and_gradients(fn)")
-    if "copy(" in text:
-        result.append("copy = lambda x: Tensor(x.numpy(), device=x.device)")
+    if "each(" in text:
+        result.append("each = lambda change: [change(x) if isinstance(x, Tensor) else x for x in inputs]")
     return re.sub(r"\n{4,}", "\n\n\n", "\n".join([*result, *lines])) + "\n"

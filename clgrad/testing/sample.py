@@ -141,8 +141,8 @@ class Sample:
         wanted = self.base.dtype if dtype is None else as_dtype(dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             result = Tensor(self.base.astype(wanted), dtype=wanted, device=device)
-        for op, arg in self.steps:
-            result = Tensor._make(op, result, arg=arg)
+        for op, arg in self.steps:  # by the methods that `code` names, which leave out what does nothing
+            result = result.unfold(*arg) if op == "window" else getattr(result, op)(arg)
         return result.requires_grad_() if requires_grad else result
 
     def with_base(self, base: np.ndarray) -> Sample:

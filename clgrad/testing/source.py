@@ -17,7 +17,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Optional
 
 import numpy as np
@@ -91,9 +91,15 @@ def _text(fn: FunctionType, name: str) -> tuple[str, list[str]]:
             if isinstance(node, ast.FunctionDef):
                 node.decorator_list = []
             text = ast.unparse(node)
-            names = sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)})
+            names = sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & _around(fn.__code__))
             return (f"{name} = {text}" if wanted is ast.Lambda else f"\n\n{text}\n\n"), names
     return f"{name} = ...  # {fn.__qualname__}: as in your code", []
+
+
+def _around(code: CodeType) -> set[str]:
+    """The names that a function has from around it (and those of attributes)."""
+    inside = [set(c.co_names) | _around(c) for c in code.co_consts if isinstance(c, CodeType)]
+    return set(code.co_names).union(code.co_freevars, *inside)
 
 
 def _parsed(source: str) -> Optional[ast.Module]:
