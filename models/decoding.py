@@ -43,7 +43,7 @@ class Decoder:
     """The memory of texts in the making, and the passes that fill it. One batch of texts at a time uses it."""
 
     def __init__(self, model: Any, sizes: Sizes):
-        self.model, self.sizes = model, sizes
+        self.model, self.sizes, self.layout = model, sizes, layout_of(model)
         self.chunk = min(CHUNK, sizes.length)
         self.columns = -(-sizes.length // self.chunk) * self.chunk  # a whole chunk has room
         self.dtype = next(t.dtype for t in model.state_dict().values() if is_float(t.dtype))
@@ -241,12 +241,24 @@ def _rounded(length: int, least: int, most: Optional[int]) -> int:
     return least if most is None else min(least, most)
 
 
+def layout_of(model: Any) -> tuple[list[Any], list[str]]:
+    """The modules and Tensors of a model, and the devices of these: the traces of a Decoder hold for no other."""
+    tensors = list(model.state_dict().values())
+    return [*model.modules(), *tensors], [tensor.device for tensor in tensors]
+
+
 def borrow(model: Any, sizes: Sizes) -> Decoder:
     """A Decoder that nobody uses, new or from an earlier text, when everything is traced already."""
     idle = vars(model).setdefault("_idle_decoders", [])
-    found = next((decoder for decoder in idle if decoder.sizes == sizes), None)
-    # What another device holds will not be needed again.
-    idle[:] = [decoder for decoder in idle if decoder is not found and decoder.sizes.device == sizes.device]
+    parts, devices = layout_of(model)
+    # The others are of the model as it was: elsewhere, or before its layers were wrapped, merged or packed.
+    fitting = [
+        decoder
+        for decoder in idle
+        if decoder.layout[1] == devices and list(map(id, decoder.layout[0])) == list(map(id, parts))
+    ]
+    found = next((decoder for decoder in fitting if decoder.sizes == sizes), None)
+    idle[:] = [decoder for decoder in fitting if decoder is not found]
     return found or Decoder(model, sizes)
 
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers.generation import logits_process
 
-from clgrad import Device, Tensor
+from clgrad import Device, Tensor, nn
 from clgrad.models import GPT, GPTConfig, beam_search, decoding, from_pretrained, generate, generate_batch, stop_at
 from clgrad.models.beam import _Search
 from clgrad.models.sampling import Sampling, penalised
@@ -262,6 +262,28 @@ def test_nothing_is_traced_or_built_for_a_second_text(ours):
         list(generate(model, PROMPTS[2], 30, temperature=0.5))
         assert Device["NUMPY"].counters.builds == builds
         assert [run.traces for decoder in model._idle_decoders for run in decoder.passes.values()] == traces
+
+
+def test_layers_replaced_after_a_text_are_those_of_the_next():
+    """LoRA layers around the old ones, their merging into them, and another head."""
+    Tensor.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=16, vocab_size=11)).eval()
+
+    def tokens():
+        return list(generate(model, [1, 2], 8, temperature=0))
+
+    texts = [tokens()]
+    for lora in nn.lora.wrap(model, rank=2):
+        lora.lora_B.assign(Tensor.randn(*lora.lora_B.shape))
+    texts.append(tokens())
+    nn.lora.merge(model)
+    texts.append(tokens())
+    likeliest = model(Tensor([[1, 2, *texts[2][:-1]]]))[0].argmax(-1)[0, 1:].tolist()
+    assert texts[0] != texts[1] == texts[2] == likeliest
+    head = model.lm_head
+    model.lm_head = nn.Linear(32, 11)
+    model.lm_head.weight.assign(-head.weight)
+    assert tokens() != texts[2]
 
 
 def test_a_model_that_is_frozen_as_a_whole_gives_the_same_tokens():
