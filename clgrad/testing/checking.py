@@ -278,8 +278,8 @@ def _differences(case: Case, part: str, tolerance: float) -> None:
     except Rough as error:
         raise NotDifferentiable(str(error), -1, []) from None
     except (GradientError, NotCheckable) as error:
-        plain = part == "gradient" and isinstance(error, GradientError)
-        raise Failed(part, str(error), case, _shown(case, error) if plain else [_call(part)], "float64") from None
+        lines = _shown(case, error) if part == "gradient" and isinstance(error, GradientError) else [_call(part)]
+        raise Failed(part, str(error), case, lines, "float64") from None
 
 
 def _call(part: str) -> str:
