@@ -83,8 +83,8 @@ class KVCache:
         self, keys: Tensor, values: Tensor, places: Tensor, mask: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         for cache, new in ((keys, k), (values, v)):  # (B, H, T, D)
-            cache.assign(cache.index_copy(0, places, new.flatten(0, 2).cast(cache.dtype)))
-        return keys.reshape(self.shape), values.reshape(self.shape), mask
+            cache.assign(cache.index_copy(0, places, new.flatten(0, 2).cast(cache.dtype).to(cache.device)))
+        return keys.reshape(self.shape).to(k.device), values.reshape(self.shape).to(k.device), mask.to(k.device)
 
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes what row rows[b] was: (B) integers."""

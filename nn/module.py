@@ -49,6 +49,8 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def _moved(self, value: Any) -> Any:
+        if type(value) is tuple:  # keys and values, or what a rotation is made of
+            return tuple(map(self._moved, value))
         return value.to(self._place) if isinstance(value, Tensor) and self._place is not None else value
 
     # -- the tree
@@ -142,7 +144,7 @@ class Module:
         return self
 
     def place(self, device: str) -> Self:
-        """Move this module to `device`, and from now on every Tensor that it is called with.
+        """Move this module to `device`, and from now on every Tensor that it is called with, alone or in a tuple.
 
         So the layers of one model lie on several devices: what one gives crosses to where the next one is, and the
         gradient crosses back.

@@ -32,6 +32,7 @@ from clgrad.models import (
     T5Config,
     Transformer,
     TransformerConfig,
+    generate,
 )
 from clgrad.nn import functional as F
 
@@ -538,6 +539,17 @@ def test_a_model_on_two_devices_learns_what_it_learns_on_one(cl, jitted):
         losses.append([run(x, y).item() for _ in range(4)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     assert losses[0][3] < losses[0][0]
+
+
+def test_layers_elsewhere_are_given_what_comes_in_tuples_and_generate(cl):
+    """The rotation that every layer of a Llama shares, and the keys and values that a cache holds on one device."""
+    sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    model = Llama(LlamaConfig(**sizes)).to("NUMPY")
+    before = list(generate(model, [1, 2], 3, temperature=0)), model(Tensor([[1, 2]], device="NUMPY"))[0].numpy()
+    model.model.layers[0].place(cl)
+    model.model.layers[1].place("NUMPY")
+    assert list(generate(model, [1, 2], 3, temperature=0)) == before[0]
+    np.testing.assert_allclose(model(Tensor([[1, 2]], device="NUMPY"))[0].numpy(), before[1], atol=1e-5)
 
 
 def test_the_example_of_two_devices(example, english, cl):
