@@ -31,6 +31,8 @@ def signature(value: Any, tensors: list[Tensor]) -> Hashable:
         return type(value).__name__, *(signature(v, tensors) for v in value)
     if isinstance(value, dict):
         return "dict", *((k, signature(v, tensors)) for k, v in value.items())
+    if isinstance(value, slice):  # not hashable before Python 3.12
+        return "slice", *(signature(v, tensors) for v in (value.start, value.stop, value.step))
     try:
         hash(value)
     except TypeError:

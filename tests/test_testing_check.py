@@ -34,6 +34,7 @@ RIGHT = {
     "an operand of its own shape": (lambda a, b: a @ b, (testing.tensors((2, 3)), testing.tensors((3, 2))), {}),
     "an index": (lambda x, i: x[i], (testing.tensors((3, 2)), testing.tensors((4,), "int64", low=0, high=2)), {}),
     "a plain value": (lambda x, n: x**n, (testing.tensors((3,)), 2), {}),
+    "slices": (lambda x, i: x[i], (testing.tensors((3, 2)), testing.indices((3, 2), arrays=False, masks=False)), {}),
     "integers": (lambda x: x // 3 + x, (testing.tensors(dtype="int32"),), {}),
     "several outputs": (lambda x: (x.exp(), x.sum(), x > 0), (), {}),
     "a reference of arrays": (lambda x: x.exp() * x, (), {"reference": lambda x: np.exp(x) * x}),
