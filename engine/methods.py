@@ -10,6 +10,7 @@ this list and adds what is not mathematics: identity, reading, gradients, assign
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 from . import (
@@ -193,3 +194,10 @@ class Methods:
     binary_crossentropy_logits = losses.binary_crossentropy_logits
     scaled_dot_product_attention = products.scaled_dot_product_attention
     dropout = random.dropout
+
+
+for _name, _method in reversed(list(vars(Methods).items())):
+    if isinstance(_method, FunctionType):
+        _method.__qualname__ = (
+            f"Tensor.{_name}"  # as Python's errors about arguments name it, by the first of several names
+        )

@@ -253,3 +253,16 @@ def test_to_moves_a_copy_and_to_moves_the_name_itself(cl):
 def test_explain_tells_every_stage(device):
     text = (Tensor([1.0, 2.0], device=device) * 2).explain()
     assert all(word in text for word in ("test_tensor.py", "graph", "schedule", "mul"))
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda x: x.sum(dims=0), r"^Tensor\.sum\(\) got an unexpected keyword argument 'dims'"),
+        (lambda x: x.matmul(), r"^Tensor\.matmul\(\) missing 1 required positional argument"),
+        (lambda x: x.exp(1), r"^Tensor\.exp\(\) takes 1 positional argument but 2 were given"),
+    ],
+)
+def test_wrong_arguments_name_the_method_as_its_caller_knows_it(call, said):
+    with pytest.raises(TypeError, match=said):
+        call(Tensor([1.0]))
