@@ -196,8 +196,7 @@ class Methods:
     dropout = random.dropout
 
 
+# Python's errors about arguments name a function by this; the first of several names counts.
 for _name, _method in reversed(list(vars(Methods).items())):
     if isinstance(_method, FunctionType):
-        _method.__qualname__ = (
-            f"Tensor.{_name}"  # as Python's errors about arguments name it, by the first of several names
-        )
+        _method.__qualname__ = f"Tensor.{_name}"
