@@ -23,11 +23,9 @@ from clgrad.models import GPT
 def split(model: GPT, first: str, second: str) -> GPT:
     """The model with the first half of its blocks on one device, and all else on the other."""
     blocks = list(model.transformer.h)
-    half = len(blocks) // 2
     model.place(second)
-    for block in blocks[:half]:
+    for block in blocks[: len(blocks) // 2]:
         block.place(first)
-    blocks[half].place(second)  # takes over what the first device has
     return model
 
 

@@ -184,7 +184,7 @@ class Decoder:
         computed = self.model.memories(self.model.encode(self.source, self._real()))
         for pair, new in zip(self.memories, computed, strict=True):
             for own, value in zip(pair, new, strict=True):
-                own.assign(value)
+                own.assign(value.to(own.device))
 
     def _about(self) -> dict[str, Any]:
         return {"memories": self.memories, "memory_mask": self._real()} if self.sizes.sources else {}

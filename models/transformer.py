@@ -67,7 +67,7 @@ class SharedEmbedding(nn.Embedding):
     """
 
     def logits(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight)
+        return F.linear(features.to(self.weight.device), self.weight)
 
 
 class DecoderLayer(nn.TransformerDecoderLayer):

@@ -152,6 +152,7 @@ class MultiheadAttention(Module):
 
     def project_memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, kdim) and (B, S, vdim) to the heads' keys and values (B, H, S, D), once for many queries."""
+        key, value = self._moved((key, value))  # one may lie on the device of an encoder's last layer
         return self._project(1, key), self._project(2, value)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None, is_causal: bool = False) -> Tensor:

@@ -144,12 +144,14 @@ class Module:
         return self
 
     def place(self, device: str) -> Self:
-        """Move this module to `device`, and from now on every Tensor that it is called with, alone or in a tuple.
+        """Move this module to `device`, and from now on every Tensor that it and its parts are called with, alone or in
+        a tuple.
 
         So the layers of one model lie on several devices: what one gives crosses to where the next one is, and the
-        gradient crosses back.
+        gradient crosses back. Place the whole model first, then the layers that lie elsewhere.
         """
-        self._place = Device.canonical(device)
+        for module in self.modules():
+            module._place = Device.canonical(device)
         return self.to(device)
 
     def train(self, mode: bool = True) -> Self:

@@ -160,7 +160,7 @@ def test_a_pipe_that_nobody_reads_ends_a_short_command_quietly():
         (["--temperature", "-1"], ["temperature"]),
         (["--top-k", "0"], ["top_k"]),
         (["--top-p", "2"], ["top_p"]),
-        (["--seed", "-1"], ["non-negative"]),
+        (["--seed", "-1"], ["must not be negative"]),
         (["--max-tokens", "-1"], ["max_tokens"]),
         (["--device", "TPU"], ["TPU", "NUMPY"]),
     ],

@@ -552,6 +552,26 @@ def test_layers_elsewhere_are_given_what_comes_in_tuples_and_generate(cl):
     np.testing.assert_allclose(model(Tensor([[1, 2]], device="NUMPY"))[0].numpy(), before[1], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["2017", "T5"])
+def test_layers_of_an_encoder_decoder_lie_elsewhere(cl, name):
+    """What the decoder remembers of the source is made where its layers are, on another device than the encoder's."""
+    if name == "T5":
+        config = T5Config(vocab_size=11, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2)
+        model = T5(config).to("NUMPY").eval()
+        layer = model.decoder.block[0]
+    else:
+        config = TransformerConfig(vocab_size=11, d_model=8, num_heads=2, d_ff=8, encoder_layers=1, decoder_layers=1)
+        model = Transformer(config).to("NUMPY").eval()
+        layer = model.decoder.layers[0]
+    source, target = Tensor([[3, 4, 5]], device="NUMPY"), Tensor([[1, 7]], device="NUMPY")
+    before = list(generate(model, [3, 4, 5], 3, temperature=0)), model(source, target)[0].numpy()
+    model.place("NUMPY")
+    layer.place(cl)
+    assert {p.device for p in model.parameters()} == {"NUMPY", cl}
+    np.testing.assert_allclose(model(source, target)[0].numpy(), before[1], atol=1e-5)
+    assert list(generate(model, [3, 4, 5], 3, temperature=0)) == before[0]
+
+
 def test_the_example_of_two_devices(example, english, cl):
     found = example("two_devices").main(("NUMPY", cl), 3, english, n_layer=2, n_head=2, n_embd=16, block_size=16)
     assert found["two"] == pytest.approx(found["one"], abs=1e-4)
