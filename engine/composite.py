@@ -53,10 +53,8 @@ def softmax(x: Node, axes: tuple[int, ...]) -> Node:
 
 
 def masked_softmax(x: Node, axes: tuple[int, ...]) -> Node:
-    """The softmax, but 0, and without a gradient, where it would be NaN for `axes` that hold nothing but -inf.
-
-    Of float32 or float64."""
-    # Minus the least number, -inf stays what it is; a sum of exponentials below 1 is one without the largest's, 0.
+    """The softmax of float32 or float64, but 0, and without a gradient, for `axes` that hold nothing but -inf."""
+    # Less the least number, -inf stays -inf; elsewhere the largest exponential is 1, and their sum no less.
     top = make("reduce_max", (x,), axes)
     least, one = (constant(v, x.dtype, top.shape, x.device) for v in (-float(np.finfo(x.dtype).max), 1.0))
     top = make("max", (top, least))

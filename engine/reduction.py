@@ -224,7 +224,7 @@ def softmax(self: Tensor, axis: Axis = -1, dtype=None) -> Tensor:
 
 
 def masked_softmax(x: Tensor) -> Tensor:
-    """The softmax over the last axis, with zeros where that holds nothing but -inf: of scores whose key no one sees."""
+    """The softmax over the last axis, with zeros where it holds nothing but -inf, as for a query that sees no key."""
     return _normalised("masked_softmax", composite.masked_softmax, x, -1, None)
 
 

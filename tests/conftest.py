@@ -13,6 +13,7 @@ again with it, on both PoCLs.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -94,3 +95,22 @@ def backend(cl):
     from clgrad.backends.opencl.device import open_backend
 
     return open_backend(0)
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """`example(name)` imports an example; what it keeps for the next one goes elsewhere."""
+    examples = str(ROOT / "examples")
+    monkeypatch.syspath_prepend(examples)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    yield importlib.import_module
+    for name in [n for n, module in sys.modules.items() if examples in str(getattr(module, "__file__", ""))]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def english() -> str:
+    """A text that every Python has."""
+    from clgrad.cli.data import python_topics
+
+    return python_topics()[:20000]

@@ -1,30 +1,9 @@
 """The examples of denoising, T5's and BART's: what they do to a text, and, in a reduced form, that they learn."""
 
-import importlib
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-from clgrad.cli.data import python_topics
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-
-
-@pytest.fixture
-def example(monkeypatch):
-    """`example(name)` imports an example."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield importlib.import_module
-    for name in [n for n, module in sys.modules.items() if str(EXAMPLES) in str(getattr(module, "__file__", ""))]:
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def english():
-    return python_topics()[:20000]
 
 
 @pytest.mark.parametrize("block", [9, 20, 64])

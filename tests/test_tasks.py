@@ -1,9 +1,7 @@
 """`clgrad train --task`: each task learns, stops and goes on, and answers; and the flags that all tasks share."""
 
-import importlib
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,14 +233,13 @@ def test_the_held_out_count_for_nothing_in_the_tokenizer(data, tmp_path):
     assert vocabularies[0] == vocabularies[1]
 
 
-def test_the_example_translates_and_draws_what_it_looks_at(runs, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "examples"))
-    example = importlib.import_module("translate")
+def test_the_example_translates_and_draws_what_it_looks_at(runs, tmp_path, example):
+    translate = example("translate")
     arguments = [str(runs["translate"]), "rot hund", "neu", "--device=NUMPY", f"--plot={tmp_path / 'attention.png'}"]
     task = load_task(runs["translate"], "NUMPY")
-    assert example.main(arguments) == task.translate(["rot hund", "neu"], beams=1)
+    assert translate.main(arguments) == task.translate(["rot hund", "neu"], beams=1)
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    shares, target, source = example.attention(task, "rot hund")
+    shares, target, source = translate.attention(task, "rot hund")
     assert source[-1] == "end" == target[-1] and "".join(source[:-1]) == "rot hund"
     assert shares.shape == (len(target), len(source))
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)

@@ -1,20 +1,16 @@
-"""Techniques of training: checkpointing, mixed precision, LoRA, pruning, distillation, several devices; their examples.
+"""Techniques of training: checkpointing, mixed precision, LoRA, pruning, distillation; their examples.
 
 The examples run in a reduced form, on the English that every Python has. Their full forms take minutes: `--long`.
 """
-
-import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import TINY, tiny, tokens
 
 from clgrad import Tensor, jit, nn
-from clgrad.cli.data import python_topics
 from clgrad.engine.node import topological
 from clgrad.engine.order import in_order
 from clgrad.models import (
@@ -32,38 +28,8 @@ from clgrad.models import (
     T5Config,
     Transformer,
     TransformerConfig,
-    generate,
 )
 from clgrad.nn import functional as F
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=16)
-
-
-@pytest.fixture
-def example(monkeypatch, tmp_path):
-    """`example(name)` imports an example; what it keeps for the next one goes elsewhere."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    yield importlib.import_module
-    for name in [n for n, module in sys.modules.items() if str(EXAMPLES) in str(getattr(module, "__file__", ""))]:
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def english():
-    return python_topics()[:20000]
-
-
-def tiny(seed=0, **sizes):
-    Tensor.manual_seed(seed)
-    return GPT(GPTConfig(**{**TINY, "vocab_size": 20, **sizes}))
-
-
-def tokens(seed=0, rows=3, length=16):
-    both = np.random.default_rng(seed).integers(0, 20, (rows, length + 1)).astype(np.int32)
-    return both[:, :-1], both[:, 1:]
-
 
 # --- checkpointing ----------------------------------------------------------------------------------------------------
 
@@ -500,7 +466,7 @@ def test_the_example_of_distillation(example, english):
     assert found["alone"] != found["distilled"] < 4.0
 
 
-# --- quantisation, accumulation, devices ------------------------------------------------------------------------------
+# --- quantisation, accumulation ------------------------------------------------------------------------------
 
 
 def test_the_example_of_quantisation(example, english):
@@ -513,73 +479,6 @@ def test_the_example_of_accumulation(example, english):
     found = example("accumulate").main(4, english, **TINY)
     assert found["difference"] < 1e-5
     assert found["bytes of 4"] < 0.5 * found["bytes of 1"]
-
-
-@pytest.mark.parametrize("jitted", [pytest.param(False, marks=pytest.mark.sweep), True])
-def test_a_model_on_two_devices_learns_what_it_learns_on_one(cl, jitted):
-    losses = []
-    for split in (False, True):
-        model = tiny().to("NUMPY")
-        if split:
-            model.transformer.h[1].place(cl)
-            model.transformer.ln_f.place("NUMPY")
-            assert {p.device for p in model.parameters()} == {"NUMPY", cl}
-        optimizer = nn.optim.AdamW(model.parameters(), lr=1e-2)
-
-        def step(x, y, model=model, optimizer=optimizer):
-            optimizer.zero_grad()
-            loss = model(x, y)[1]
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            return loss
-
-        run = jit(lambda x, y, step=step: step(x, y)) if jitted else step
-        x, y = (Tensor(t, device="NUMPY") for t in tokens())
-        losses.append([run(x, y).item() for _ in range(4)])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    assert losses[0][3] < losses[0][0]
-
-
-def test_layers_elsewhere_are_given_what_comes_in_tuples_and_generate(cl):
-    """The rotation that every layer of a Llama shares, and the keys and values that a cache holds on one device."""
-    sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
-    model = Llama(LlamaConfig(**sizes)).to("NUMPY")
-    before = list(generate(model, [1, 2], 3, temperature=0)), model(Tensor([[1, 2]], device="NUMPY"))[0].numpy()
-    model.model.layers[0].place(cl)
-    model.model.layers[1].place("NUMPY")
-    assert list(generate(model, [1, 2], 3, temperature=0)) == before[0]
-    np.testing.assert_allclose(model(Tensor([[1, 2]], device="NUMPY"))[0].numpy(), before[1], atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["2017", "T5"])
-def test_layers_of_an_encoder_decoder_lie_elsewhere(cl, name):
-    """What the decoder remembers of the source is made where its layers are, on another device than the encoder's."""
-    if name == "T5":
-        config = T5Config(vocab_size=11, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2)
-        model = T5(config).to("NUMPY").eval()
-        layer = model.decoder.block[0]
-    else:
-        config = TransformerConfig(vocab_size=11, d_model=8, num_heads=2, d_ff=8, encoder_layers=1, decoder_layers=1)
-        model = Transformer(config).to("NUMPY").eval()
-        layer = model.decoder.layers[0]
-    source, target = Tensor([[3, 4, 5]], device="NUMPY"), Tensor([[1, 7]], device="NUMPY")
-    before = list(generate(model, [3, 4, 5], 3, temperature=0)), model(source, target)[0].numpy()
-    model.place("NUMPY")
-    layer.place(cl)
-    assert {p.device for p in model.parameters()} == {"NUMPY", cl}
-    np.testing.assert_allclose(model(source, target)[0].numpy(), before[1], atol=1e-5)
-    assert list(generate(model, [3, 4, 5], 3, temperature=0)) == before[0]
-
-
-def test_the_example_of_two_devices(example, english, cl):
-    found = example("two_devices").main(("NUMPY", cl), 3, english, n_layer=2, n_head=2, n_embd=16, block_size=16)
-    assert found["two"] == pytest.approx(found["one"], abs=1e-4)
-
-
-def test_two_devices_that_are_not_there_are_named(example):
-    with pytest.raises(SystemExit, match="CL:77"):
-        example("two_devices").main(("NUMPY", "CL:77"))
 
 
 # --- scaling and prompts ----------------------------------------------------------------------------------------------
