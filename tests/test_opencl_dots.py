@@ -9,7 +9,7 @@ from opencl_helpers import Batch, Body, bits, near, place, same
 
 from clgrad.backends import dtypes
 from clgrad.backends.opencl.backend import OpenCLBackend
-from clgrad.backends.opencl.panels import tile_of
+from clgrad.backends.opencl.panels import block_of, tile_of
 from clgrad.backends.opencl.shapes import TABLE, shapes_for, tile_bytes
 from clgrad.backends.view import View
 
@@ -189,10 +189,11 @@ def test_tiles_cover_whole_blocks_and_there_are_enough_where_there_can_be():
             for n in (8, 65, 384, 1536):
                 for along_k in (False, True):
                     rows, columns = tile_of(m, n, 1, shapes, along_k)
-                    assert rows % shapes.dot_block[0] == columns % shapes.dot_block[1] == 0
+                    block = block_of(n, shapes, along_k)
+                    assert rows % block[0] == columns % block[1] == 0
                     assert rows <= shapes.dot_tile[0] and columns <= shapes.dot_tile[1]
                     tiles = math.ceil(m / rows) * math.ceil(n / columns)
-                    assert tiles >= shapes.dot_tiles or (rows <= 32 and columns <= shapes.dot_block[1])
+                    assert tiles >= shapes.dot_tiles or (rows <= 32 and columns <= block[1])
 
 
 def test_tiles_fit_the_local_memory_of_the_device():

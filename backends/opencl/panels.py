@@ -9,7 +9,7 @@ tile of the result, a slice of K at a time:
             that is contiguous along M and too large for the cache is packed in the same way
     block   for each panel, which now lies in the first-level cache, and each `block[0]` rows: every scalar of the left
             column times the vectors of the panel's row, added to vectors of which there are as many as registers
-    rest    after the last slice, the elementwise rest of the body, a row of the tile at a time
+    rest    in the last slice, the elementwise rest of the body for the rows of the block, while they are in that cache
 
 The products of one element are added in the order of K whatever the tile, so tiles may follow the device.
 """
@@ -31,12 +31,23 @@ if TYPE_CHECKING:
 CONTRACT = "#pragma OPENCL FP_CONTRACT ON"
 
 
+def block_of(n: int, shapes: Shapes, left_along_k: bool) -> tuple[int, int]:
+    """Rows and columns of the block that the registers hold, for a result of n columns.
+
+    A wide one reads less: 10 loads for 24 vectors of sums, not for 16. But its few rows are a poor piece of a left
+    operand that is contiguous along M.
+    """
+    wide = shapes.dot_wide_block
+    fits = all(most % size == 0 for most, size in zip(shapes.dot_tile, wide))
+    return wide if left_along_k and n % wide[1] == 0 and fits else shapes.dot_block
+
+
 def tile_of(m: int, n: int, batch: int, shapes: Shapes, left_along_k: bool) -> tuple[int, int]:
     """Rows and columns of a tile of an (m, n) result: whole blocks, as many as there may be while tiles are enough.
 
     Large tiles pack less. A left operand that is contiguous along K is never packed, so its tiles become narrow first.
     """
-    units, most, wanted = shapes.dot_block, shapes.dot_tile, shapes.dot_tiles
+    units, most, wanted = block_of(n, shapes, left_along_k), shapes.dot_tile, shapes.dot_tiles
     down, across = -(-m // most[0]), -(-n // most[1])
 
     def size(length: int, pieces: int, unit: int) -> int:
@@ -62,14 +73,15 @@ class Panels:
     def __init__(self, dot: Dot):
         self.dot, self.w = dot, dot.w
         self.lanes = dot.vector()
-        self.rows, self.columns = dot.shapes.dot_block
-        self.parts = self.columns // self.lanes
         self.type = f"{dot.ctype}{self.lanes}"
         *_, self.left_m, self.left_k = dot.left.strides
         *_, self.right_k, self.right_n = dot.right.strides
+        self.rows, self.columns = block_of(dot.n, dot.shapes, self.left_k == 1)
+        self.parts = self.columns // self.lanes
         self.tile = tile_of(dot.m, dot.n, prod(dot.batch), dot.shapes, self.left_k == 1)
         self.slice = dot.shapes.dot_slice
         self.step = self.slice + dot.shapes.dot_apart
+        self.single = dot.w.specialise and dot.k <= self.slice
         large = dot.k * abs(self.left_k) >= dot.shapes.dot_pack_from
         self.pack_left = self.left_k != 1 and self.left_m == 1 and large
 
@@ -85,7 +97,8 @@ class Panels:
         w.line(f"const {w.index} right = {dot.base('right', dot.right)};")
         most_m, most_n = self.tile if w.specialise else dot.shapes.dot_tile
         w.line(f"__local {self.type} panels[{self.slice * most_n // self.lanes}];")
-        w.line(f"__local {self.type} tile[{most_m * most_n // self.lanes}];")
+        sums = self.rows * self.columns if self.single else most_m * most_n
+        w.line(f"__local {self.type} tile[{sums // self.lanes}];")
         if self.pack_left:
             w.line(f"__local {dot.ctype} blocks[{(self.step) * most_m}];")
         with w.block(f"for ({w.index} first_k = 0; first_k < {k}; first_k += {self.slice})"):
@@ -97,7 +110,7 @@ class Panels:
                 w.line(f"__local const {self.type} *panel = panels + c * {self.slice // self.lanes};")
                 with w.block(f"for (int r = 0; r < tile_rows; r += {self.rows})"):
                     self._block()
-        self._rest()
+                    self._rest()
         across, down = -(-dot.n // self.tile[1]), -(-dot.m // self.tile[0])
         return w.finish((across, down, prod(dot.batch)), (1, 1, 1), wide_vectors=True)
 
@@ -209,13 +222,18 @@ class Panels:
                 start = f"left + (first_m + {row}) * {step_m} + first_k * {step_k}"
                 w.line(f"__global const {dot.ctype} *a{i} = x{dot.left_slot} + {start};")
         step = f"({w.number('tile_n', self.tile[1])} / {self.lanes})"
-        w.line(f"__local {self.type} *at = tile + r * {step} + c / {self.lanes};")
+        if self.single:
+            step = str(self.parts)
+            w.line(f"__local {self.type} *at = tile;")
+        else:
+            w.line(f"__local {self.type} *at = tile + r * {step} + c / {self.lanes};")
         sums = [[f"s{i}_{j}" for j in range(self.parts)] for i in range(self.rows)]
         places = [[f"at[{i} * {step} + {j}]" for j in range(self.parts)] for i in range(self.rows)]
         w.line(f"{self.type} {', '.join(f'{name} = 0' for row in sums for name in row)};")
-        with w.block("if (first_k > 0)"):
-            for i in range(self.rows):
-                w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
+        if not self.single:
+            with w.block("if (first_k > 0)"):
+                for i in range(self.rows):
+                    w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
         with w.block("for (int k = 0; k < count; k++)"):
             w.line(CONTRACT)
             for j in range(self.parts):
@@ -231,11 +249,13 @@ class Panels:
             w.line(" ".join(f"{p} = {s};" for s, p in zip(sums[i], places[i])))
 
     def _rest(self) -> None:
-        """A loop of its own: compilers keep its constants in registers throughout, which the blocks need."""
+        """A loop of its own after the sums are stored: they need all registers, and so may this."""
         dot, w = self.dot, self.w
-        tile_n = w.number("tile_n", self.tile[1])
-        whole = w.specialise and dot.n % self.tile[1] == 0
-        with w.block("for (int r = 0; r < tile_rows; r++)"):
-            w.line(f"const {w.index} m = first_m + r, n0 = first_n;")
-            w.line(f"__local const {dot.ctype} *sums = (__local const {dot.ctype} *)tile + r * {tile_n};")
-            dot.finish_row("sums", tile_n if whole else "tile_columns", whole)
+        whole = w.specialise and dot.n % self.columns == 0
+        step = self.columns if self.single else w.number("tile_n", self.tile[1])
+        last = "" if self.single else f"if (first_k + {self.slice} >= {w.number('K', dot.k)}) "
+        w.line(f"const int end = min(r + {self.rows}, tile_rows);")
+        with w.block(f"{last}for (int i = r; i < end; i++)"):
+            w.line(f"const {w.index} m = first_m + i, n0 = first_n + c;")
+            w.line(f"__local const {dot.ctype} *sums = (__local const {dot.ctype} *)at + (i - r) * {step};")
+            dot.finish_row("sums", str(self.columns) if whole else f"min({self.columns}, tile_columns - c)", whole)

@@ -34,6 +34,7 @@ class Shapes:
     dot_tile: tuple[int, int] = (0, 0)  # the most rows and columns of a work-item's tile; (0, 0): no panels
     dot_tiles: int = 8  # tiles wanted of a result, so that no processor waits for long at its end
     dot_block: tuple[int, int] = (8, 32)  # rows and columns of the block that the registers hold
+    dot_wide_block: tuple[int, int] = (6, 64)  # the same where the left operand is contiguous along K
     dot_slice: int = 128  # rows of a panel, which is to stay in the first-level cache
     dot_apart: int = 2  # unused rows between packed blocks: a power of two apart, they would evict one another
     dot_pack_from: int = 2**19  # elements that a left operand contiguous along M spans to be packed as well
@@ -55,9 +56,11 @@ TABLE = {
     "cpu": Shapes(dot_tile=(192, 384)),  # vectors of 16 floats, and 32 registers of them (AVX-512)
     "cpu 8": Shapes(
         dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(6, 16),
+        dot_wide_block=(6, 16),
     ),  # 16 registers of 8 (AVX2)
     "cpu 4": Shapes(
         dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(4, 8),
+        dot_wide_block=(4, 8),
     ),
     "gpu": Shapes(
         loop_group=(128, 1), loop_flat=True, vectors=False, row_lanes=1, column_lanes=1, row_group=64, row_team=128,
