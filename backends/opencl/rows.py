@@ -3,8 +3,8 @@
 A row has three shapes:
 
     item     one work-item an output point, walking along the reduced axes in `row_lanes` independent accumulators
-    column   where another axis is the contiguous one (column sums): a work-item holds `column_lanes` columns, or a
-             vector of them, and walks down
+    column   where another axis is the contiguous one (column sums): a work-item holds `column_lanes` columns, or one
+             or several vectors of them, and walks down
     team     a work-group an output point, with a tree in local memory (GPUs)
 
 Each makes one pass over the row for every stage of its reductions (`Kernel.stage`). Values that do not vary along the
@@ -319,7 +319,13 @@ class Row:
         size = self.kernel.shape[axis]
         others = [a for a in self.outer if a != axis]
         group = self.shapes.row_group if self.shapes.row_team else 1
-        blocks, others_size = -(-size // lanes), prod(self.kernel.shape[a] for a in others)
+        others_size = prod(self.kernel.shape[a] for a in others)
+        if self.vectors:
+            parts = self._parts(size // lanes * others_size, size % lanes == 0)
+            if parts > 1 and size // lanes % parts == 0:
+                self._column_blocks(axis, lanes, parts, others)
+                return w.finish((size // lanes // parts * others_size,), (group,))
+        blocks = -(-size // lanes)
         w.line(f"const {w.index} block = get_global_id(0);")
         w.guard("block", "blocks", blocks * others_size, group)
         across = w.number("across", blocks)
@@ -335,6 +341,43 @@ class Row:
             with w.block(f"if (first + {lanes} > {n})"):
                 self._column_body(axis, lanes, f"{n} - first")
         return w.finish((blocks * others_size,), (group,))
+
+    def _parts(self, vectors: int, whole: bool) -> int:
+        """How many vectors of columns a work-item holds: it reads as much of each row, so that prefetching helps."""
+        reductions = self._reductions(1)
+        simple = self.passes == 1 and not self._row_outputs(along=True) and all(self.w.varying[i] for i in reductions)
+        parts = 1
+        if whole and simple and self.w.specialise:
+            while parts < self.shapes.column_parts and vectors // (2 * parts) >= self.shapes.dot_tiles // 4:
+                parts *= 2
+        return parts
+
+    def _column_blocks(self, axis: int, lanes: int, parts: int, others: list[int]) -> None:
+        """Several vectors of columns, with their sums in private memory."""
+        w, reductions = self.w, self._reductions(1)
+        across = w.number("across", self.kernel.shape[axis] // lanes // parts)
+        w.line(f"const {w.index} block = get_global_id(0), first = block % {across} * {lanes * parts};")
+        w.decode(f"block / {across}", others, self.coords, self.kernel.shape)
+        for i in reductions:
+            ctype = vector_type(self.kernel.body[i].dtype, lanes)
+            w.line(f"{ctype} a{i}[{parts}];")
+            w.line(f"for (int j = 0; j < {parts}; j++) a{i}[j] = ({ctype})({self._accumulator(i)[1]});")
+
+        def each_part(body: Callable[[], None]) -> None:
+            with w.block(f"for (int j = 0; j < {parts}; j++)"), w.vectors(lanes, axis):
+                w.line(f"const {w.index} column = first + j * {lanes};")
+                self.coords[axis], self.names = "column", {}
+                w.values(self._between(0), self.coords, self.names)
+                body()
+
+        def write() -> None:
+            self.names |= {i: f"a{i}[j]" for i in reductions}
+            w.values(self._between(1), self.coords, self.names)
+            self._write(self._row_outputs(along=False))
+
+        accumulate = partial(self._accumulate, reductions, "a{}[j]")
+        self._slow_loops(partial(each_part, accumulate), self.kernel.reduce_axes)
+        each_part(write)
 
     def _column_vectors(self, axis: int, lanes: int) -> None:
         """A block of columns as one vector."""

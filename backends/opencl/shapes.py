@@ -21,6 +21,7 @@ class Shapes:
     vector_group: int = 64  # vectors of an elementwise work-group
     row_lanes: int = 16  # independent accumulators of a row's reduction, each a vector lane
     column_lanes: int = 32  # columns of a work-item that reduces along a strided axis
+    column_parts: int = 8  # the most vectors of columns instead, where rows are written in vectors
     row_kept: int = 4096  # the longest row of which dear values are kept from one pass to the next
     row_group: int = 8  # rows a work-group, where there are at least `many_rows`
     many_rows: int = 64
