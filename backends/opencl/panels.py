@@ -9,7 +9,8 @@ tile of the result, a slice of K at a time:
             that is contiguous along M and too large for the cache is packed in the same way
     block   for each panel, which now lies in the first-level cache, and each `block[0]` rows: every scalar of the left
             column times the vectors of the panel's row, added to vectors of which there are as many as registers
-    rest    in the last slice, the elementwise rest of the body for the rows of the block, while they are in that cache
+    rest    after the last slice, the elementwise rest of the body, a row of the tile at a time: long stretches of each
+            output, which prefetching follows, and not the short rows of a block
 
 The products of one element are added in the order of K whatever the tile, so tiles may follow the device.
 """
@@ -81,7 +82,6 @@ class Panels:
         self.tile = tile_of(dot.m, dot.n, prod(dot.batch), dot.shapes, self.left_k == 1)
         self.slice = dot.shapes.dot_slice
         self.step = self.slice + dot.shapes.dot_apart
-        self.single = dot.w.specialise and dot.k <= self.slice
         large = dot.k * abs(self.left_k) >= dot.shapes.dot_pack_from
         self.pack_left = self.left_k != 1 and self.left_m == 1 and large
 
@@ -97,8 +97,7 @@ class Panels:
         w.line(f"const {w.index} right = {dot.base('right', dot.right)};")
         most_m, most_n = self.tile if w.specialise else dot.shapes.dot_tile
         w.line(f"__local {self.type} panels[{self.slice * most_n // self.lanes}];")
-        sums = self.rows * self.columns if self.single else most_m * most_n
-        w.line(f"__local {self.type} tile[{sums // self.lanes}];")
+        w.line(f"__local {self.type} tile[{most_m * most_n // self.lanes}];")
         if self.pack_left:
             w.line(f"__local {dot.ctype} blocks[{(self.step) * most_m}];")
         with w.block(f"for ({w.index} first_k = 0; first_k < {k}; first_k += {self.slice})"):
@@ -110,7 +109,7 @@ class Panels:
                 w.line(f"__local const {self.type} *panel = panels + c * {self.slice // self.lanes};")
                 with w.block(f"for (int r = 0; r < tile_rows; r += {self.rows})"):
                     self._block()
-                    self._rest()
+        self._rest()
         across, down = -(-dot.n // self.tile[1]), -(-dot.m // self.tile[0])
         return w.finish((across, down, prod(dot.batch)), (1, 1, 1), wide_vectors=True)
 
@@ -222,18 +221,13 @@ class Panels:
                 start = f"left + (first_m + {row}) * {step_m} + first_k * {step_k}"
                 w.line(f"__global const {dot.ctype} *a{i} = x{dot.left_slot} + {start};")
         step = f"({w.number('tile_n', self.tile[1])} / {self.lanes})"
-        if self.single:
-            step = str(self.parts)
-            w.line(f"__local {self.type} *at = tile;")
-        else:
-            w.line(f"__local {self.type} *at = tile + r * {step} + c / {self.lanes};")
+        w.line(f"__local {self.type} *at = tile + r * {step} + c / {self.lanes};")
         sums = [[f"s{i}_{j}" for j in range(self.parts)] for i in range(self.rows)]
         places = [[f"at[{i} * {step} + {j}]" for j in range(self.parts)] for i in range(self.rows)]
         w.line(f"{self.type} {', '.join(f'{name} = 0' for row in sums for name in row)};")
-        if not self.single:
-            with w.block("if (first_k > 0)"):
-                for i in range(self.rows):
-                    w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
+        with w.block("if (first_k > 0)"):
+            for i in range(self.rows):
+                w.line(" ".join(f"{s} = {p};" for s, p in zip(sums[i], places[i])))
         with w.block("for (int k = 0; k < count; k++)"):
             w.line(CONTRACT)
             for j in range(self.parts):
@@ -249,13 +243,11 @@ class Panels:
             w.line(" ".join(f"{p} = {s};" for s, p in zip(sums[i], places[i])))
 
     def _rest(self) -> None:
-        """A loop of its own after the sums are stored: they need all registers, and so may this."""
+        """A loop of its own: compilers keep its constants in registers throughout, which the blocks need."""
         dot, w = self.dot, self.w
-        whole = w.specialise and dot.n % self.columns == 0
-        step = self.columns if self.single else w.number("tile_n", self.tile[1])
-        last = "" if self.single else f"if (first_k + {self.slice} >= {w.number('K', dot.k)}) "
-        w.line(f"const int end = min(r + {self.rows}, tile_rows);")
-        with w.block(f"{last}for (int i = r; i < end; i++)"):
-            w.line(f"const {w.index} m = first_m + i, n0 = first_n + c;")
-            w.line(f"__local const {dot.ctype} *sums = (__local const {dot.ctype} *)at + (i - r) * {step};")
-            dot.finish_row("sums", str(self.columns) if whole else f"min({self.columns}, tile_columns - c)", whole)
+        tile_n = w.number("tile_n", self.tile[1])
+        whole = w.specialise and dot.n % self.tile[1] == 0
+        with w.block("for (int r = 0; r < tile_rows; r++)"):
+            w.line(f"const {w.index} m = first_m + r, n0 = first_n;")
+            w.line(f"__local const {dot.ctype} *sums = (__local const {dot.ctype} *)tile + r * {tile_n};")
+            dot.finish_row("sums", tile_n if whole else "tile_columns", whole)
