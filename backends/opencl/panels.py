@@ -61,7 +61,7 @@ def tile_of(m: int, n: int, batch: int, shapes: Shapes, left_along_k: bool) -> t
         if columns > units[1] and (left_along_k or rows <= 64):
             across *= 2
         elif rows > 32:
-            down *= 2
+            down += 1
         elif columns > units[1]:
             across *= 2
         else:

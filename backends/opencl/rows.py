@@ -348,7 +348,7 @@ class Row:
         simple = self.passes == 1 and not self._row_outputs(along=True) and all(self.w.varying[i] for i in reductions)
         parts = 1
         if whole and simple and self.w.specialise:
-            while parts < self.shapes.column_parts and vectors // (2 * parts) >= self.shapes.dot_tiles // 4:
+            while parts < self.shapes.column_parts and vectors // (2 * parts) >= self.shapes.dot_tiles // 2:
                 parts *= 2
         return parts
 

@@ -33,7 +33,7 @@ class Shapes:
     dot_group: tuple[int, int] = (1, 8)  # work-group in (column blocks, row blocks)
     # Dots in panels (`panels.py`): how they use the registers and each level of the cache.
     dot_tile: tuple[int, int] = (0, 0)  # the most rows and columns of a work-item's tile; (0, 0): no panels
-    dot_tiles: int = 8  # tiles wanted of a result, so that no processor waits for long at its end
+    dot_tiles: int = 4  # tiles wanted of a result, so that no processor waits for long at its end
     dot_block: tuple[int, int] = (8, 32)  # rows and columns of the block that the registers hold
     dot_wide_block: tuple[int, int] = (6, 64)  # the same where the left operand is contiguous along K
     dot_slice: int = 128  # rows of a panel, which is to stay in the first-level cache
@@ -100,7 +100,7 @@ def shapes_for(
         make = next((row for word, row in MAKES.items() if word in vendor.lower()), "gpu")
         return limited(TABLE[make], work_group)
     shapes = TABLE["cpu" if vector >= 16 else "cpu 8" if vector >= 8 else "cpu 4"]
-    return replace(shapes, dot_tiles=max(shapes.dot_tiles, 4 * processors), dot_tile=_fitting(shapes, local_memory))
+    return replace(shapes, dot_tiles=max(shapes.dot_tiles, 2 * processors), dot_tile=_fitting(shapes, local_memory))
 
 
 def limited(shapes: Shapes, work_group: int) -> Shapes:
