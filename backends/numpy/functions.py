@@ -30,15 +30,23 @@ def _max(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 
 
 def _where(cond: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """`a` where `cond`, else `b`, as b ^ ((a ^ b) & mask) on their bits.
+    """`a` where `cond`, else `b`, as b ^ ((a ^ b) & mask) on their bits, or x & mask where the other one is 0.
 
     NumPy's own selections take a branch an element; on a dropout mask this is six times as fast.
     """
     bits = _BITS[out.itemsize]
-    a, b = a.view(bits), b.view(bits)
+    a, b, result = a.view(bits), b.view(bits), out.view(bits)
+    mask = np.empty(cond.shape, bits)
+    np.copyto(mask, cond.view(np.int8))
+    if a.size == 1 and not a.item():
+        np.bitwise_and(np.subtract(mask, 1, mask), b, result)  # every bit of a point that is False
+        return
+    np.negative(mask, mask)  # every bit of a point that is True
+    if b.size == 1 and not b.item():
+        np.bitwise_and(mask, a, result)
+        return
     changed = np.bitwise_xor(a, b)
-    mask = np.negative(cond.view(np.int8), dtype=bits)  # every bit of a point that is True
-    np.bitwise_xor(np.bitwise_and(changed, mask), b, out.view(bits))
+    np.bitwise_xor(np.bitwise_and(changed, mask), b, result)
 
 
 def _cast(x: np.ndarray, out: np.ndarray) -> None:
