@@ -73,13 +73,14 @@ class jit:
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         key = (signature((args, kwargs), tensors), tensor.grad_enabled())
-        for plan in self.plans.get(key, ()):
-            if plan.holds():
-                return plan.run(tensors)
-        plan = Plan(self.function, args, kwargs, tensors)
-        self.plans.setdefault(key, []).append(plan)
-        self.traces += 1
-        return plan.run(tensors)
+        with trace.LOCK:
+            for plan in self.plans.get(key, ()):
+                if plan.holds():
+                    return plan.run(tensors)
+            plan = Plan(self.function, args, kwargs, tensors)
+            self.plans.setdefault(key, []).append(plan)
+            self.traces += 1
+            return plan.run(tensors)
 
     @property
     def last(self) -> Plan:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,7 +39,14 @@ from .methods import Methods
 from .node import Node
 from .ops import ShapeError
 
-_grad_enabled = True
+
+class _State(threading.local):
+    """Of each of Python's threads."""
+
+    grad_enabled = True
+
+
+_state = _State()
 # With a number that a half does not hold, as 0.1 or 70,000, or a Tensor of another dtype that has no dimensions, these
 # are computed in float32, as in PyTorch.
 _ROUNDED_ONCE = ("mul", "div", "idiv")
@@ -46,19 +54,17 @@ _ROUNDED_ONCE = ("mul", "div", "idiv")
 
 def grad_enabled() -> bool:
     """Whether results keep their differentiable history at the moment."""
-    return _grad_enabled
+    return _state.grad_enabled
 
 
 class no_grad:
     """A context, or a decorator, in which results have no differentiable history."""
 
     def __enter__(self) -> None:
-        global _grad_enabled
-        self._before, _grad_enabled = _grad_enabled, False
+        self._before, _state.grad_enabled = _state.grad_enabled, False
 
     def __exit__(self, *exc) -> None:
-        global _grad_enabled
-        _grad_enabled = self._before
+        _state.grad_enabled = self._before
 
     def __call__(self, function):
         @functools.wraps(function)
@@ -72,12 +78,11 @@ class no_grad:
 @contextmanager
 def recording() -> Iterator[None]:
     """Derivatives are wanted here, whatever `no_grad` says outside."""
-    global _grad_enabled
-    before, _grad_enabled = _grad_enabled, True
+    before, _state.grad_enabled = _state.grad_enabled, True
     try:
         yield
     finally:
-        _grad_enabled = before
+        _state.grad_enabled = before
 
 
 class Tensor(Methods):
@@ -130,7 +135,7 @@ class Tensor(Methods):
     def _source(self) -> Node:
         """The node as an operand: cut off from its history under `no_grad`."""
         node = self.node
-        return node if _grad_enabled or not node.requires_grad else nodes.make("detach", (node,))
+        return node if _state.grad_enabled or not node.requires_grad else nodes.make("detach", (node,))
 
     def _apply(self, op: str, arg: Any = None) -> Tensor:
         return Tensor._wrap(nodes.make(op, (self._source(),), arg))

@@ -8,6 +8,7 @@ captured and which of them were bound to something new, and puts everything back
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,28 +23,39 @@ from .node import Node
 if TYPE_CHECKING:
     from .tensor import Tensor
 
-_active: Optional[Trace] = None
+
+class _State(threading.local):
+    """Of each of Python's threads: what one traces is nothing to the others."""
+
+    active: Optional[Trace] = None
+
+
+_state = _State()
 _numbers = count(1)
+# Held while a jitted function is traced or replayed: both put other values into Tensors that threads may share, and a
+# replay's memory is used by the next one.
+LOCK = threading.RLock()
 
 
 def active() -> Optional[Trace]:
     """The trace in progress, or None."""
-    return _active
+    return _state.active
 
 
 def forbid(what: str) -> None:
     """Raise if a value is asked for while there are none."""
-    if _active is not None:
+    tracing = _state.active
+    if tracing is not None:
         raise RuntimeError(
-            f"{what} while jit traces {_active.name}: there are no values yet; "
+            f"{what} while jit traces {tracing.name}: there are no values yet; "
             "return the Tensor and read it outside the function"
         )
 
 
 def depend(owner: Any, attribute: str) -> None:
     """While tracing: replay what is traced now only while `owner.attribute` has the value that it has now."""
-    if _active is not None:
-        _active.guards.append((owner, attribute, getattr(owner, attribute)))
+    if _state.active is not None:
+        _state.active.guards.append((owner, attribute, getattr(owner, attribute)))
 
 
 @dataclass
@@ -71,14 +83,12 @@ class Trace:
         self.guards: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Trace:
-        global _active
-        assert _active is None
-        _active = self
+        assert _state.active is None
+        _state.active = self
         return self
 
     def __exit__(self, *exc) -> None:
-        global _active
-        _active = None
+        _state.active = None
         for capture in self.captures.values():
             tensor = capture.tensor
             if tensor._node is not capture.stand_in:

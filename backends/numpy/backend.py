@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import os
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, Union
 
@@ -58,10 +59,11 @@ class NumpyExecutable(Executable):
             ((function, arguments),) = calls
 
         def launch() -> None:
-            counters.kernels += 1
-            quietly(function, *arguments)
+            with _RUNNING:
+                counters.kernels += 1
+                quietly(function, *arguments)
 
-        return with_one_thread(launch) if self._one_thread else launch
+        return with_one_thread(launch, _RUNNING) if self._one_thread else launch
 
     def _calls(self, buffers: Sequence[Buffer]) -> list[tuple[Callable[..., None], list[Any]]]:
         """What a launch does: each function with its arguments, "block" once for each block."""
@@ -98,6 +100,10 @@ def _quietly() -> Callable[..., None]:
 
 
 MOST_KEPT = 4096  # executables
+
+# Held while a kernel runs: scratch memory, and how many threads BLAS has, belong to the process. Python's other threads
+# wait. A user's own function may start a kernel inside one.
+_RUNNING = threading.RLock()
 
 
 class NumpyBackend(Backend):
