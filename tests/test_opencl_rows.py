@@ -91,6 +91,26 @@ def test_rows_several_stages_axes_and_column_sums(backend):
     batch.run_both()
 
 
+def test_sums_down_several_vectors_of_columns(backend):
+    """What a layer norm's gradients of gain and bias are made of, where a work-item holds 2, 4 or 8 vectors."""
+    rng, batch = np.random.default_rng(4), Batch(backend)
+    for outer, rows, columns in [(1, 30, 64), (3, 7, 96), (1, 21, 128), (2, 5, 320), (1, 9, 1024), (4, 1, 128)]:
+        shape, kept = (outer, rows, columns), (outer, 1, columns)
+        x, g = (rng.normal(size=shape).astype("f4") for _ in range(2))
+        mean, factor = rng.normal(size=(outer, rows)).astype("f4"), rng.normal(size=columns).astype("f4")
+        body = Body(shape)
+        centred = body.add("sub", body.load(x), body.load(mean, View(shape, (rows, 1, 0))))
+        gradient = body.load(g)
+        total = body.add("reduce_sum", body.add("mul", gradient, centred))
+        scaled = body.add("mul", total, body.load(factor, View(shape, (0, 0, 1))))
+        values = [scaled, body.add("reduce_sum", gradient), body.add("reduce_max", gradient)]
+        kernel = body.kernel("row", values, (1,), [reduced_view(shape, (1,))] * 3, name="columns")
+        product = (g.astype("f8") * (x - mean[..., None].astype("f8"))).sum(1) * factor
+        want = [product.astype("f4"), g.sum(1, dtype="f8").astype("f4"), g.max(1)]
+        batch.add(kernel, body.arrays, [w.reshape(kept) for w in want], [near(1e-4), near(1e-4), same], f"{shape}")
+    batch.run_both()
+
+
 def test_row_kernels_shaped_for_a_gpu_are_right_too():
     """The work-group-a-row and column shapes of GPUs, run on whatever device there is."""
     device = opencl_device._find()[0][0]

@@ -321,8 +321,8 @@ class Row:
         group = self.shapes.row_group if self.shapes.row_team else 1
         others_size = prod(self.kernel.shape[a] for a in others)
         if self.vectors:
-            parts = self._parts(size // lanes * others_size, size % lanes == 0)
-            if parts > 1 and size // lanes % parts == 0:
+            parts = self._parts(size // lanes, others_size) if size % lanes == 0 else 1
+            if parts > 1:
                 self._column_blocks(axis, lanes, parts, others)
                 return w.finish((size // lanes // parts * others_size,), (group,))
         blocks = -(-size // lanes)
@@ -342,14 +342,15 @@ class Row:
                 self._column_body(axis, lanes, f"{n} - first")
         return w.finish((blocks * others_size,), (group,))
 
-    def _parts(self, vectors: int, whole: bool) -> int:
+    def _parts(self, vectors: int, others: int) -> int:
         """How many vectors of columns a work-item holds: it reads as much of each row, so that prefetching helps."""
         reductions = self._reductions(1)
         simple = self.passes == 1 and not self._row_outputs(along=True) and all(self.w.varying[i] for i in reductions)
         parts = 1
-        if whole and simple and self.w.specialise:
-            while parts < self.shapes.column_parts and vectors // (2 * parts) >= self.shapes.dot_tiles // 2:
-                parts *= 2
+        while simple and self.w.specialise and 2 * parts <= self.shapes.column_parts and vectors % (2 * parts) == 0:
+            if vectors // (2 * parts) * others < self.shapes.dot_tiles // 2:
+                break
+            parts *= 2
         return parts
 
     def _column_blocks(self, axis: int, lanes: int, parts: int, others: list[int]) -> None:
