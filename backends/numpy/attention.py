@@ -27,7 +27,7 @@ from ..kernel import Kernel
 
 # Elements of a block of scores; rows of queries of one head in a block, at least (there may be fewer) and, where causal
 # rows see fewer keys, at most.
-SCORES, LEAST_ROWS, CAUSAL_ROWS = 1 << 16, 32, 32
+SCORES, LEAST_ROWS, CAUSAL_ROWS = 1 << 17, 32, 32
 NEAR = 30.0  # exp(30) and exp(-30) leave sums of products ample room in float32
 
 Block = tuple[Any, ...]  # an index of the batch axes
