@@ -1,7 +1,5 @@
 """The NumPy backend's blocks: with blocks of a few elements, small Tensors cross every boundary that large ones do."""
 
-from contextlib import nullcontext
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -172,12 +170,12 @@ def test_numpy_keeps_quiet_in_kernels_and_is_as_loud_as_before_afterwards():
 def test_blas_has_one_thread_for_small_products_and_afterwards_what_it_had(monkeypatch):
     threads, seen = [4], []
     monkeypatch.setattr(blas, "_FUNCTIONS", (lambda: threads[0], lambda n: threads.__setitem__(0, n)))
-    blas.with_one_thread(lambda: seen.append(threads[0]), nullcontext())()
+    blas.with_one_thread(lambda: seen.append(threads[0]))()
     with pytest.raises(IndexError):
-        blas.with_one_thread(lambda: [][0], nullcontext())()
+        blas.with_one_thread(lambda: [][0])()
     assert seen == [1] and threads == [4]
     monkeypatch.setattr(blas, "_FUNCTIONS", None)
-    blas.with_one_thread(lambda: seen.append(0), nullcontext())()
+    blas.with_one_thread(lambda: seen.append(0))()
     assert seen == [1, 0]
 
 

@@ -466,7 +466,7 @@ def test_the_example_of_distillation(example, english):
     assert found["alone"] != found["distilled"] < 4.0
 
 
-# --- quantisation, accumulation ------------------------------------------------------------------------------
+# --- quantisation, accumulation ---------------------------------------------------------------------------------------
 
 
 def test_the_example_of_quantisation(example, english):

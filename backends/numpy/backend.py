@@ -12,6 +12,7 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -49,6 +50,7 @@ class NumpyExecutable(Executable):
     def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
         function: Callable[..., None]
         arguments: list[Any]
+        work: Callable[[], None]
         calls = self._calls(buffers)
         counters = buffers[-1].backend.counters
         quietly = _quietly()
@@ -58,12 +60,16 @@ class NumpyExecutable(Executable):
         else:
             ((function, arguments),) = calls
 
+        work = partial(quietly, function, *arguments)
+        if self._one_thread:
+            work = with_one_thread(work)
+
         def launch() -> None:
             with _RUNNING:
                 counters.kernels += 1
-                quietly(function, *arguments)
+                work()
 
-        return with_one_thread(launch, _RUNNING) if self._one_thread else launch
+        return launch
 
     def _calls(self, buffers: Sequence[Buffer]) -> list[tuple[Callable[..., None], list[Any]]]:
         """What a launch does: each function with its arguments, "block" once for each block."""

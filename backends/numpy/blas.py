@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, Optional
 
@@ -58,22 +57,21 @@ def _find() -> Optional[Functions]:
 _FUNCTIONS = _find()
 
 
-def with_one_thread(run: Callable[[], None], lock: AbstractContextManager[Any]) -> Callable[[], None]:
-    """`run`, during which BLAS works in the calling thread alone; `lock` keeps others from telling it otherwise."""
+def with_one_thread(run: Callable[[], None]) -> Callable[[], None]:
+    """`run`, during which BLAS works in the calling thread alone."""
     if _FUNCTIONS is None:
         return run
     tell, put = _FUNCTIONS
 
     def limited() -> None:
-        with lock:
-            threads = tell()
-            if threads == 1:
-                run()
-                return
-            put(1)
-            try:
-                run()
-            finally:
-                put(threads)
+        threads = tell()
+        if threads == 1:
+            run()
+            return
+        put(1)
+        try:
+            run()
+        finally:
+            put(threads)
 
     return limited

@@ -320,17 +320,16 @@ class Row:
         others = [a for a in self.outer if a != axis]
         group = self.shapes.row_group if self.shapes.row_team else 1
         others_size = prod(self.kernel.shape[a] for a in others)
-        if self.vectors:
-            parts = self._parts(size // lanes, others_size) if size % lanes == 0 else 1
-            if parts > 1:
-                self._column_blocks(axis, lanes, parts, others)
-                return w.finish((size // lanes // parts * others_size,), (group,))
-        blocks = -(-size // lanes)
+        parts = self._parts(size // lanes, others_size) if self.vectors and size % lanes == 0 else 1
+        blocks = -(-size // (lanes * parts))
         w.line(f"const {w.index} block = get_global_id(0);")
         w.guard("block", "blocks", blocks * others_size, group)
         across = w.number("across", blocks)
-        w.line(f"const {w.index} first = block % {across} * {lanes};")
+        w.line(f"const {w.index} first = block % {across} * {lanes * parts};")
         w.decode(f"block / {across}", others, self.coords, self.kernel.shape)
+        if parts > 1:
+            self._column_blocks(axis, lanes, parts)
+            return w.finish((blocks * others_size,), (group,))
         n = w.number(f"n{axis}", size)
         base = dict(self.names)
         if not w.specialise or size >= lanes:
@@ -348,17 +347,14 @@ class Row:
         simple = self.passes == 1 and not self._row_outputs(along=True) and all(self.w.varying[i] for i in reductions)
         parts = 1
         while simple and self.w.specialise and 2 * parts <= self.shapes.column_parts and vectors % (2 * parts) == 0:
-            if vectors // (2 * parts) * others < self.shapes.dot_tiles // 2:
+            if vectors // (2 * parts) * others < self.shapes.column_items:
                 break
             parts *= 2
         return parts
 
-    def _column_blocks(self, axis: int, lanes: int, parts: int, others: list[int]) -> None:
+    def _column_blocks(self, axis: int, lanes: int, parts: int) -> None:
         """Several vectors of columns, with their sums in private memory."""
         w, reductions = self.w, self._reductions(1)
-        across = w.number("across", self.kernel.shape[axis] // lanes // parts)
-        w.line(f"const {w.index} block = get_global_id(0), first = block % {across} * {lanes * parts};")
-        w.decode(f"block / {across}", others, self.coords, self.kernel.shape)
         for i in reductions:
             ctype = vector_type(self.kernel.body[i].dtype, lanes)
             w.line(f"{ctype} a{i}[{parts}];")

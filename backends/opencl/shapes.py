@@ -2,7 +2,8 @@
 
 A CPU wants few fat work-items whose inner loops fill its vector registers; a GPU wants many thin ones. The renderer
 reads these numbers and holds none of its own. Most decide the order of summation, so they depend on the device's model
-alone, never on a timing. (The tiles of dots decide no order, and follow the number of processors.)
+alone, never on a timing. (The tiles of dots and the columns of a work-item decide no order, and follow the number of
+processors.)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Shapes:
     row_lanes: int = 16  # independent accumulators of a row's reduction, each a vector lane
     column_lanes: int = 32  # columns of a work-item that reduces along a strided axis
     column_parts: int = 8  # the most vectors of columns instead, where rows are written in vectors
+    column_items: int = 2  # work-items wanted of them
     row_kept: int = 4096  # the longest row of which dear values are kept from one pass to the next
     row_group: int = 8  # rows a work-group, where there are at least `many_rows`
     many_rows: int = 64
@@ -100,7 +102,12 @@ def shapes_for(
         make = next((row for word, row in MAKES.items() if word in vendor.lower()), "gpu")
         return limited(TABLE[make], work_group)
     shapes = TABLE["cpu" if vector >= 16 else "cpu 8" if vector >= 8 else "cpu 4"]
-    return replace(shapes, dot_tiles=max(shapes.dot_tiles, 2 * processors), dot_tile=_fitting(shapes, local_memory))
+    return replace(
+        shapes,
+        column_items=max(shapes.column_items, processors),
+        dot_tiles=max(shapes.dot_tiles, 2 * processors),
+        dot_tile=_fitting(shapes, local_memory),
+    )
 
 
 def limited(shapes: Shapes, work_group: int) -> Shapes:
