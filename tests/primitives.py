@@ -144,8 +144,11 @@ def narrow(exact, dtype) -> np.ndarray:
     if dtype.kind in "iu":
         wrap = _python(lambda v: int(v) % 2 ** (8 * dtype.itemsize), 1)
         return np.asarray(wrap(exact)).astype(f"uint{8 * dtype.itemsize}").view(dtype)
+    exact = np.asarray(exact)
+    if exact.dtype == object:  # integers of 64 bits, which that holds exactly, and of which ml_dtypes takes but 63
+        exact = exact.astype(np.longdouble)
     with np.errstate(all="ignore"):
-        return np.asarray(exact).astype(dtype)
+        return exact.astype(dtype)
 
 
 def meaning(op: str, *operands: np.ndarray) -> np.ndarray:

@@ -79,6 +79,14 @@ def test_casts_saturate_wrap_and_round(source, data):
     primitives.assert_close(call("cast", (x,), target), primitives.cast(x, target))
 
 
+@pytest.mark.parametrize("target", ["float32", "float64", "bfloat16"])
+def test_the_largest_integers_are_rounded_to_floats(target):
+    x = np.array([2**64 - 1, 2**63, 0], "uint64")
+    got = call("cast", (x,), target)
+    assert got.astype("f8").tolist() == [2.0**64, 2.0**63, 0.0]
+    primitives.assert_close(got, primitives.cast(x, target))
+
+
 @pytest.mark.parametrize("source", primitives.NUMBERS)
 @given(data=st.data())
 def test_bitcast_keeps_the_bits(source, data):
