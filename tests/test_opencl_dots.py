@@ -10,7 +10,7 @@ from opencl_helpers import Batch, Body, bits, near, place, same
 from clgrad.backends import dtypes
 from clgrad.backends.opencl.backend import OpenCLBackend
 from clgrad.backends.opencl.panels import block_of, tile_of
-from clgrad.backends.opencl.shapes import TABLE, shapes_for, tile_bytes
+from clgrad.backends.opencl.shapes import TABLE, fitting, shapes_for, tile_bytes
 from clgrad.backends.view import View
 
 
@@ -118,8 +118,9 @@ def test_large_dots_are_right_in_every_layout(backend):
 def test_dots_shaped_for_other_devices_are_right_too(backend, row):
     """The registers of other CPUs, and of GPUs, run on whatever device there is."""
     shapes = dataclasses.replace(TABLE[row], dot_pack_from=500)
+    shapes = dataclasses.replace(shapes, dot_tile=fitting(shapes, backend.device.local_mem_size))
     batch = Batch(OpenCLBackend(backend.device, "CL", shapes))
-    dot_cases(batch, [(17, 33, 130), (1, 3, 17), (203, 130, 65)], [dtypes.float32])
+    dot_cases(batch, [(17, 33, 130), (1, 3, 17), (203, 130, 65), (45, 20, 192)], [dtypes.float32])
     batch.run_both()
 
 
@@ -128,9 +129,10 @@ def test_tiles_do_not_change_a_bit(backend):
     rng = np.random.default_rng(8)
     a, b = rng.normal(size=(100, 300)).astype("f4"), rng.normal(size=(300, 90)).astype("f4")
     results = []
-    for changes in ({"dot_tile": (192, 384)}, {"dot_tile": (32, 32)}, {"dot_tiles": 64}, {"dot_pack_from": 1}):
-        other = OpenCLBackend(backend.device, "CL", dataclasses.replace(TABLE["cpu"], **changes))
-        batch = Batch(other)
+    largest = fitting(TABLE["cpu"], backend.device.local_mem_size)
+    for changes in ({"dot_tile": largest}, {"dot_tile": (32, 32)}, {"dot_tiles": 64}, {"dot_pack_from": 1}):
+        shapes = dataclasses.replace(TABLE["cpu"], **{"dot_tile": largest, **changes})
+        batch = Batch(OpenCLBackend(backend.device, "CL", shapes))
         for turn_a in (False, True):
             body, kernel = dot_kernel(a, b, turn_a, turn_b=True)
             batch.add(kernel, body.arrays, [dot_reference(a, b)], near(1e-4))
@@ -189,7 +191,7 @@ def test_tiles_cover_whole_blocks_and_there_are_enough_where_there_can_be():
             for n in (8, 65, 384, 1536):
                 for along_k in (False, True):
                     rows, columns = tile_of(m, n, 1, shapes, along_k)
-                    block = block_of(n, shapes, along_k)
+                    block = block_of(n, shapes)
                     assert rows % block[0] == columns % block[1] == 0
                     assert rows <= shapes.dot_tile[0] and columns <= shapes.dot_tile[1]
                     tiles = math.ceil(m / rows) * math.ceil(n / columns)

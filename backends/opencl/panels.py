@@ -32,15 +32,14 @@ if TYPE_CHECKING:
 CONTRACT = "#pragma OPENCL FP_CONTRACT ON"
 
 
-def block_of(n: int, shapes: Shapes, left_along_k: bool) -> tuple[int, int]:
+def block_of(n: int, shapes: Shapes) -> tuple[int, int]:
     """Rows and columns of the block that the registers hold, for a result of n columns.
 
-    A wide one reads less: 10 loads for 24 vectors of sums, not for 16. But its few rows are a poor piece of a left
-    operand that is contiguous along M.
+    A wide one reads less, 10 loads for 24 vectors of sums, not for 16, but must not reach beyond the result.
     """
     wide = shapes.dot_wide_block
     fits = all(most % size == 0 for most, size in zip(shapes.dot_tile, wide))
-    return wide if left_along_k and n % wide[1] == 0 and fits else shapes.dot_block
+    return wide if n % wide[1] == 0 and fits else shapes.dot_block
 
 
 def tile_of(m: int, n: int, batch: int, shapes: Shapes, left_along_k: bool) -> tuple[int, int]:
@@ -48,7 +47,7 @@ def tile_of(m: int, n: int, batch: int, shapes: Shapes, left_along_k: bool) -> t
 
     Large tiles pack less. A left operand that is contiguous along K is never packed, so its tiles become narrow first.
     """
-    units, most, wanted = block_of(n, shapes, left_along_k), shapes.dot_tile, shapes.dot_tiles
+    units, most, wanted = block_of(n, shapes), shapes.dot_tile, shapes.dot_tiles
     down, across = -(-m // most[0]), -(-n // most[1])
 
     def size(length: int, pieces: int, unit: int) -> int:
@@ -77,7 +76,7 @@ class Panels:
         self.type = f"{dot.ctype}{self.lanes}"
         *_, self.left_m, self.left_k = dot.left.strides
         *_, self.right_k, self.right_n = dot.right.strides
-        self.rows, self.columns = block_of(dot.n, dot.shapes, self.left_k == 1)
+        self.rows, self.columns = block_of(dot.n, dot.shapes)
         self.parts = self.columns // self.lanes
         self.tile = tile_of(dot.m, dot.n, prod(dot.batch), dot.shapes, self.left_k == 1)
         self.slice = dot.shapes.dot_slice
@@ -118,34 +117,45 @@ class Panels:
     def _pack_right(self) -> None:
         dot, w = self.dot, self.w
         step_k, step_n = w.number("right_k", self.right_k), w.number("right_n", self.right_n)
+        if dot.kernel.packing is None and self.right_n == 1:
+            self._pack_rows(step_k)
+            return
         with w.block(f"for (int c = 0; c < tile_columns; c += {self.columns})"):
             w.line(f"__local {self.type} *panel = panels + c * {self.slice // self.lanes};")
             at = f"right + first_k * {step_k} + (first_n + c) * {step_n}"
             if dot.kernel.packing is None:
                 w.line(f"const {w.index} from = {at};")
             w.line("int k = 0;")
-            full = w.specialise and dot.n % self.columns == 0
+            rest = True
             if dot.kernel.packing is not None:
                 self._unpack(dot.kernel.packing)
                 rest = False
-            elif self.right_n == 1:
-                aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 1)
-                with w.block(f"if (c + {self.columns} <= tile_columns) for (; k < count; k++)"):
-                    w.line(f"const {w.index} line = from + k * {step_k};")
-                    for j in range(self.parts):
-                        value = dot.load(dot.right_slot, f"line + {j * self.lanes}", aligned)
-                        w.line(f"panel[k * {self.parts} + {j}] = {value};")
-                rest = not full
             elif self.right_k == 1:
                 self._pack_transposed(step_n)
-                rest = not (full and dot.k % self.lanes == 0)
-            else:
-                rest = True
+                rest = not (w.specialise and dot.n % self.columns == 0 and dot.k % self.lanes == 0)
             if rest:
                 w.line(f"__local {dot.ctype} *scalars = (__local {dot.ctype} *)panel;")
                 with w.block(f"for (; k < count; k++) for (int l = 0; l < {self.columns}; l++)"):
                     value = w.read(dot.right_slot, f"from + k * {step_k} + l * {step_n}")
                     w.line(f"scalars[k * {self.columns} + l] = c + l < tile_columns ? {value} : 0;")
+
+    def _pack_rows(self, step_k: str) -> None:
+        """A row of the tile at a time, into all panels: long stretches of memory, which prefetching follows."""
+        dot, w = self.dot, self.w
+        aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 1)
+        with w.block("for (int k = 0; k < count; k++)"):
+            w.line(f"const {w.index} line = right + (first_k + k) * {step_k} + first_n;")
+            w.line("int c = 0;")
+            with w.block(f"for (; c + {self.columns} <= tile_columns; c += {self.columns})"):
+                w.line(f"__local {self.type} *to = panels + c * {self.slice // self.lanes} + k * {self.parts};")
+                for j in range(self.parts):
+                    w.line(f"to[{j}] = {dot.load(dot.right_slot, f'line + c + {j * self.lanes}', aligned)};")
+            if not (w.specialise and dot.n % self.columns == 0):
+                with w.block("if (c < tile_columns)"):
+                    to = f"panels + c * {self.slice // self.lanes} + k * {self.parts}"
+                    w.line(f"__local {dot.ctype} *to = (__local {dot.ctype} *)({to});")
+                    value = w.read(dot.right_slot, "line + c + l")
+                    w.line(f"for (int l = 0; l < {self.columns}; l++) to[l] = c + l < tile_columns ? {value} : 0;")
 
     def _pack_transposed(self, step_n: str) -> None:
         """Squares of as many rows as a vector has lanes, turned by interleaving row i with the one half a square on.
@@ -199,10 +209,15 @@ class Panels:
         with w.block(f"for (int k = 0; k < count; k++) for (int r = 0; r < tile_rows; r += {self.rows})"):
             w.line(f"const {w.index} line = left + first_m + (first_k + k) * {step};")
             w.line(f"__local {dot.ctype} *to = blocks + r * {self.step} + k * {self.rows};")
-            value = w.read(
-                dot.left_slot, "line + (%s)" % ("r + i" if self._whole_rows() else "min(r + i, tile_rows - 1)")
-            )
-            w.line(f"for (int i = 0; i < {self.rows}; i++) to[i] = {value};")
+            with w.block(f"if (r + {self.rows} <= tile_rows)"):
+                at = 0
+                for size in [8] * (self.rows // 8) + [part for part in (4, 2, 1) if self.rows & part]:
+                    line = f"x{dot.left_slot} + line + r + {at}"
+                    copy = f"vstore{size}(vload{size}(0, {line}), 0, to + {at});"
+                    w.line(copy if size > 1 else f"to[{at}] = *({line});")
+                    at += size
+            value = w.read(dot.left_slot, "line + min(r + i, tile_rows - 1)")
+            w.line(f"else for (int i = 0; i < {self.rows}; i++) to[i] = {value};")
 
     def _whole_rows(self) -> bool:
         return self.w.specialise and self.dot.m % self.rows == 0

@@ -37,7 +37,7 @@ class Shapes:
     dot_tile: tuple[int, int] = (0, 0)  # the most rows and columns of a work-item's tile; (0, 0): no panels
     dot_tiles: int = 4  # tiles wanted of a result, so that no processor waits for long at its end
     dot_block: tuple[int, int] = (8, 32)  # rows and columns of the block that the registers hold
-    dot_wide_block: tuple[int, int] = (6, 64)  # the same where the left operand is contiguous along K
+    dot_wide_block: tuple[int, int] = (6, 64)  # the same where it divides the columns of the result
     dot_slice: int = 128  # rows of a panel, which is to stay in the first-level cache
     dot_apart: int = 2  # unused rows between packed blocks: a power of two apart, they would evict one another
     dot_pack_from: int = 2**19  # elements that a left operand contiguous along M spans to be packed as well
@@ -106,7 +106,7 @@ def shapes_for(
         shapes,
         column_items=max(shapes.column_items, processors),
         dot_tiles=max(shapes.dot_tiles, 2 * processors),
-        dot_tile=_fitting(shapes, local_memory),
+        dot_tile=fitting(shapes, local_memory),
     )
 
 
@@ -132,7 +132,7 @@ def tile_bytes(shapes: Shapes, tile: tuple[int, int]) -> int:
     return 4 * (rows * columns + shapes.dot_slice * columns + (shapes.dot_slice + shapes.dot_apart) * rows)
 
 
-def _fitting(shapes: Shapes, local_memory: int) -> tuple[int, int]:
+def fitting(shapes: Shapes, local_memory: int) -> tuple[int, int]:
     """The table's tile, halved until it fits; (0, 0) where not even one block does."""
     tile, block = list(shapes.dot_tile), shapes.dot_block
     while tile_bytes(shapes, (tile[0], tile[1])) > local_memory:
