@@ -43,6 +43,11 @@ MOST_STRINGS = 1 << 22  # in one array; vocabularies have some 100,000
 MOST_ENTRIES = 1 << 18  # keys, and tensors: the largest models have some thousands
 
 
+def shown(name: str) -> str:
+    """A name as messages give it: in a damaged file a name may be all that follows it."""
+    return repr(name if len(name) <= 64 else f"{name[:64]}...")
+
+
 class Entry(NamedTuple):
     """A tensor: `shape` as NumPy has it, and where its bytes are."""
 
@@ -160,8 +165,8 @@ def _read(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, Entry]]:
     for _ in range(key_count):
         key = cursor.text("a key", LONGEST_NAME)
         if key in metadata:
-            raise ValueError(f"the key {key!r} is there twice")
-        metadata[key] = cursor.value(cursor.number("I", f"the type of {key!r}"), repr(key))
+            raise ValueError(f"the key {shown(key)} is there twice")
+        metadata[key] = cursor.value(cursor.number("I", f"the type of {shown(key)}"), shown(key))
     if tensor_count * 32 > cursor.left:  # a name of nothing, one size, type and offset
         raise ValueError(f"the count of tensors says {tensor_count:,}, for which {cursor.left:,} bytes are too few")
     entries = [_entry(cursor) for _ in range(tensor_count)]
@@ -174,23 +179,23 @@ def _read(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, Entry]]:
 def _entry(cursor: _Cursor) -> Entry:
     """A description; its `start` counts from the first byte of all tensors."""
     name = cursor.text("the name of a tensor", LONGEST_NAME)
-    rank = cursor.number("I", f"the rank of {name!r}")
+    rank = cursor.number("I", f"the rank of {shown(name)}")
     if not 1 <= rank <= MOST_DIMENSIONS:
-        raise ValueError(f"{name!r} has {rank} dimensions; 1 to {MOST_DIMENSIONS} make sense")
-    shape = tuple(cursor.number("Q", f"a size of {name!r}") for _ in range(rank))[::-1]
-    number = cursor.number("I", f"the type of {name!r}")
-    start = cursor.number("Q", f"the offset of {name!r}")
+        raise ValueError(f"{shown(name)} has {rank} dimensions; 1 to {MOST_DIMENSIONS} make sense")
+    shape = tuple(cursor.number("Q", f"a size of {shown(name)}") for _ in range(rank))[::-1]
+    number = cursor.number("I", f"the type of {shown(name)}")
+    start = cursor.number("Q", f"the offset of {shown(name)}")
     if number not in TYPES:
         known = OTHER_TYPES.get(number, f"number {number}")
-        raise ValueError(f"{name!r} is of the type {known}; {', '.join(TYPES.values())} are read")
+        raise ValueError(f"{shown(name)} is of the type {known}; {', '.join(TYPES.values())} are read")
     if not all(shape):
-        raise ValueError(f"{name!r} has the shape {shape}, which holds nothing")
+        raise ValueError(f"{shown(name)} has the shape {shape}, which holds nothing")
     kind = TYPES[number]
     plain = {"F32": 4, "F16": 2, "BF16": 2}
     try:
         row = plain[kind] * shape[-1] if kind in plain else PACKINGS[kind].row_bytes(shape[-1])
     except ValueError as error:
-        raise ValueError(f"{name!r}: {error}") from None
+        raise ValueError(f"{shown(name)}: {error}") from None
     return Entry(name, shape, kind, start, row * prod(shape[:-1]))
 
 
@@ -200,15 +205,16 @@ def _placed(entries: list[Entry], start: int, alignment: int, size: int) -> dict
     end, before = start, ""
     for entry in sorted(entries, key=lambda entry: entry.start):
         if entry.name in found:
-            raise ValueError(f"the tensor {entry.name!r} is there twice")
+            raise ValueError(f"the tensor {shown(entry.name)} is there twice")
         placed = found[entry.name] = entry._replace(start=start + entry.start)
         if entry.start % alignment:
-            raise ValueError(f"{entry.name!r} starts at {entry.start:,}, which is no multiple of {alignment}")
+            raise ValueError(f"{shown(entry.name)} starts at {entry.start:,}, which is no multiple of {alignment}")
         if placed.start + entry.nbytes > size:
             raise ValueError(
-                f"{entry.name!r} {entry.shape} ends at byte {placed.start + entry.nbytes:,}, and the file at {size:,}"
+                f"{shown(entry.name)} {entry.shape} ends at byte {placed.start + entry.nbytes:,}, "
+                f"and the file at {size:,}"
             )
         if placed.start < end:
-            raise ValueError(f"{entry.name!r} and {before!r} overlap")
+            raise ValueError(f"{shown(entry.name)} and {shown(before)} overlap")
         end, before = placed.start + entry.nbytes, entry.name
     return {entry.name: found[entry.name] for entry in entries}
