@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pyopencl as cl
 import pytest
 from opencl_helpers import INTS, Batch, Body, place, same, scatter_case
 
@@ -366,6 +367,17 @@ def test_a_dtype_that_the_device_lacks_names_numpy(backend, monkeypatch):
     with pytest.raises(DeviceError, match="float64.*NUMPY"):
         backend.lower([kernel])
     assert not backend.supports(dtypes.float64) and backend.supports(dtypes.float16)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_compiler_says_is_no_warning_unless_it_is_wanted(backend, monkeypatch):
+    def build():  # of a text that no driver has kept
+        backend._compile(f'#warning "{os.urandom(8).hex()}"\n__kernel void f(__global float *x) {{ x[0] = 1; }}\n')
+
+    build()
+    monkeypatch.setenv("PYOPENCL_COMPILER_OUTPUT", "1")
+    with pytest.raises(cl.CompilerWarning, match="warning"):
+        build()
 
 
 def test_a_kernel_that_does_not_build_says_which_and_why(backend, monkeypatch):

@@ -303,7 +303,8 @@ class OpenCLBackend(Backend):
         key = repr((source, self.options, platform.version, device.name, device.version, device.driver_version))
         binary = None if self.keeps_programs else cache.read_program(key)
         with warnings.catch_warnings():
-            # Some compilers always say something. PYOPENCL_COMPILER_OUTPUT=1 shows it, and that text differs.
+            # Some compilers always say something. This hides the hint that there is a text, not the text itself, which
+            # PYOPENCL_COMPILER_OUTPUT=1 still shows.
             warnings.filterwarnings("ignore", "Non-empty compiler output", cl.CompilerWarning)
             if binary is not None:
                 try:

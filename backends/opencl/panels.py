@@ -4,9 +4,9 @@ After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
 tile of the result, a slice of K at a time:
 
     pack    the slice's part of the right operand goes into local memory as panels, each `block[1]` columns wide and
-            contiguous, so that rows a power of two apart do not evict one another. Where the operand is contiguous
-            along K, squares of it are transposed on the way; columns outside the matrix become zeros. A left operand
-            that is contiguous along M and too large for the cache is packed in the same way
+            contiguous, so that rows a power of two apart do not evict one another. It is read along its own rows:
+            where those run along K, squares of it are transposed on the way. Columns outside the matrix become zeros.
+            A left operand that is contiguous along M and too large for the cache is packed as blocks of rows
     block   for each panel, which now lies in the first-level cache, and each `block[0]` rows: every scalar of the left
             column times the vectors of the panel's row, added to vectors of which there are as many as registers
     rest    after the last slice, the elementwise rest of the body, a row of the tile at a time: long stretches of each
@@ -115,11 +115,15 @@ class Panels:
     # -- packing --------------------------------------------------------------------------------------------------
 
     def _pack_right(self) -> None:
+        if self.dot.kernel.packing is None and self.right_n == 1:
+            self._pack_rows()
+        else:
+            self._pack_panels()
+
+    def _pack_panels(self) -> None:
+        """A panel at a time, of an operand that is contiguous along K, or not at all, or of packed weights."""
         dot, w = self.dot, self.w
         step_k, step_n = w.number("right_k", self.right_k), w.number("right_n", self.right_n)
-        if dot.kernel.packing is None and self.right_n == 1:
-            self._pack_rows(step_k)
-            return
         with w.block(f"for (int c = 0; c < tile_columns; c += {self.columns})"):
             w.line(f"__local {self.type} *panel = panels + c * {self.slice // self.lanes};")
             at = f"right + first_k * {step_k} + (first_n + c) * {step_n}"
@@ -139,20 +143,20 @@ class Panels:
                     value = w.read(dot.right_slot, f"from + k * {step_k} + l * {step_n}")
                     w.line(f"scalars[k * {self.columns} + l] = c + l < tile_columns ? {value} : 0;")
 
-    def _pack_rows(self, step_k: str) -> None:
+    def _pack_rows(self) -> None:
         """A row of the tile at a time, into all panels: long stretches of memory, which prefetching follows."""
         dot, w = self.dot, self.w
+        step_k, to = w.number("right_k", self.right_k), f"panels + c * {self.slice // self.lanes} + k * {self.parts}"
         aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 1)
         with w.block("for (int k = 0; k < count; k++)"):
             w.line(f"const {w.index} line = right + (first_k + k) * {step_k} + first_n;")
             w.line("int c = 0;")
             with w.block(f"for (; c + {self.columns} <= tile_columns; c += {self.columns})"):
-                w.line(f"__local {self.type} *to = panels + c * {self.slice // self.lanes} + k * {self.parts};")
+                w.line(f"__local {self.type} *to = {to};")
                 for j in range(self.parts):
                     w.line(f"to[{j}] = {dot.load(dot.right_slot, f'line + c + {j * self.lanes}', aligned)};")
             if not (w.specialise and dot.n % self.columns == 0):
                 with w.block("if (c < tile_columns)"):
-                    to = f"panels + c * {self.slice // self.lanes} + k * {self.parts}"
                     w.line(f"__local {dot.ctype} *to = (__local {dot.ctype} *)({to});")
                     value = w.read(dot.right_slot, "line + c + l")
                     w.line(f"for (int l = 0; l < {self.columns}; l++) to[l] = c + l < tile_columns ? {value} : 0;")
