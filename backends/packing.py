@@ -266,6 +266,11 @@ _BYTES = "vload8(0, (__global const ushort *)({at}))"
 _HALF = "half_at(block, {i})"
 
 
+def _floats(integers: str) -> str:
+    """Sixteen integers as floats, in two halves: not every compiler's functions take vectors of 512 bits."""
+    return f"(float16)(convert_float8(({integers}).lo), convert_float8(({integers}).hi))"
+
+
 def _packing(name: str, elements: int, nbytes: int, unpack: Callable, opencl: str, pack: Any = None) -> Packing:
     lines = "\n    ".join(opencl.strip().splitlines())
     text = f"{_HEAD.format(name=f'unpack_{name.lower()}_')} {{\n    {lines}\n}}\n"
@@ -296,16 +301,17 @@ PACKINGS: dict[str, Packing] = {
     packing.name: packing
     for packing in (
         _simple("Q8_0", 1, 34, _q8_0, f"""\
-*first = convert_float16(as_char16({_bytes("block + 2")}));
-*second = convert_float16(as_char16({_bytes("block + 18")}));""", _pack_q8_0),
+const char16 p = as_char16({_bytes("block + 2")}), q = as_char16({_bytes("block + 18")});
+*first = {_floats("p")};
+*second = {_floats("q")};""", _pack_q8_0),
         _simple("Q4_0", 1, 18, _q4_0, f"""\
 const uchar16 q = as_uchar16({_bytes("block + 2")});
-*first = convert_float16(q & (uchar)15) - 8.0f;
-*second = convert_float16(q >> (uchar)4) - 8.0f;""", _pack_q4_0),
+*first = {_floats("q & (uchar)15")} - 8.0f;
+*second = {_floats("q >> (uchar)4")} - 8.0f;""", _pack_q4_0),
         _simple("Q4_1", 2, 20, _q4_1, f"""\
-const int16 q = convert_int16(as_uchar16({_bytes("block + 4")}));
-*first = convert_float16(q & 15);
-*second = convert_float16(q >> 4);""", _pack_q4_1),
+const uchar16 q = as_uchar16({_bytes("block + 4")});
+*first = {_floats("q & (uchar)15")};
+*second = {_floats("q >> (uchar)4")};""", _pack_q4_1),
         _packing("Q4_K", 256, 144, _q4_k, f"""\
 #pragma OPENCL FP_CONTRACT ON
 __global const uchar *block = row + group / 8 * 144, *s = block + 4;
@@ -314,9 +320,10 @@ const uchar a = s[j], b = s[j + 4], c = s[j + 8];
 const uchar scale = i < 4 ? a & 63 : (c & 15) | (a >> 6) << 4, offset = i < 4 ? b & 63 : c >> 4 | (b >> 6) << 4;
 const float d = {_HALF.format(i=0)} * scale, m = {_HALF.format(i=1)} * offset;
 const uchar shift = i % 2 * 4;
-__global const uchar *q = block + 16 + i / 2 * 32;
-*first = convert_float16(as_uchar16({_bytes("q")}) >> shift & (uchar)15) * d - m;
-*second = convert_float16(as_uchar16({_bytes("q + 16")}) >> shift & (uchar)15) * d - m;"""),
+__global const uchar *numbers = block + 16 + i / 2 * 32;
+const uchar16 p = as_uchar16({_bytes("numbers")}) >> shift, q = as_uchar16({_bytes("numbers + 16")}) >> shift;
+*first = {_floats("p & (uchar)15")} * d - m;
+*second = {_floats("q & (uchar)15")} * d - m;"""),
         _packing("Q6_K", 256, 210, _q6_k, f"""\
 __global const uchar *block = row + group / 8 * 210;
 const int i = group % 8, part = i / 4, j = i % 4;
@@ -324,17 +331,18 @@ __global const uchar *low = block + part * 64 + j % 2 * 32, *high = block + 128 
 __global const char *scales = (__global const char *)(block + 192) + i * 2;
 const float d = {_HALF.format(i=104)};
 const uchar shift = j / 2 * 4, up = j * 2;
-const uchar16 p = as_uchar16({_bytes("low")}), q = as_uchar16({_bytes("low + 16")});
 const uchar16 r = as_uchar16({_bytes("high")}), s = as_uchar16({_bytes("high + 16")});
-*first = (convert_float16(p >> shift & (uchar)15 | (r >> up & (uchar)3) << (uchar)4) - 32.0f) * (d * scales[0]);
-*second = (convert_float16(q >> shift & (uchar)15 | (s >> up & (uchar)3) << (uchar)4) - 32.0f) * (d * scales[1]);"""),
+const uchar16 p = as_uchar16({_bytes("low")}) >> shift & (uchar)15 | (r >> up & (uchar)3) << (uchar)4;
+const uchar16 q = as_uchar16({_bytes("low + 16")}) >> shift & (uchar)15 | (s >> up & (uchar)3) << (uchar)4;
+*first = ({_floats("p")} - 32.0f) * (d * scales[0]);
+*second = ({_floats("q")} - 32.0f) * (d * scales[1]);"""),
         _packing("F16", 32, 64, _f16, """\
 __global const half *numbers = (__global const half *)row + group * 32;
 *first = (float16)(vload_half8(0, numbers), vload_half8(1, numbers));
 *second = (float16)(vload_half8(2, numbers), vload_half8(3, numbers));""", _pack_f16),
         _packing("BF16", 32, 64, _bf16, """\
 __global const ushort *numbers = (__global const ushort *)row + group * 32;
-*first = as_float16(convert_uint16((ushort16)(vload8(0, numbers), vload8(1, numbers))) << 16);
-*second = as_float16(convert_uint16((ushort16)(vload8(2, numbers), vload8(3, numbers))) << 16);"""),
+*first = as_float16((uint16)(convert_uint8(vload8(0, numbers)), convert_uint8(vload8(1, numbers))) << 16);
+*second = as_float16((uint16)(convert_uint8(vload8(2, numbers)), convert_uint8(vload8(3, numbers))) << 16);"""),
     )
 }  # fmt: skip

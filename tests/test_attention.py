@@ -179,7 +179,8 @@ def test_kernels_on_opencl_are_the_definition(backend, kind, changes, cases, spe
     from clgrad.backends.opencl.shapes import TABLE
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "shapes", dataclasses.replace(TABLE[kind], **changes))
+        own = kind == backend.info.kind == "cpu"  # whose compiler may have narrower vectors than the table's first row
+        patch.setattr(backend, "shapes", dataclasses.replace(backend.table if own else TABLE[kind], **changes))
         patch.setattr(backend, "executables", type(backend.executables)())
         check(backend, cases, specialise)
 

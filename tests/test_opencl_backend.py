@@ -222,6 +222,31 @@ def test_files_of_pocl_that_were_cut_short_kill_nobody(backend, tmp_path):
         assert all(file.stat().st_size > 0 for file in tmp_path.rglob(pattern))
 
 
+def test_vectors_are_as_wide_as_the_compilers_and_not_as_the_processors(backend, monkeypatch, tmp_path):
+    device = backend.device
+    if device.platform.name != opencl_device.POCL or device.native_vector_width_float < 16:
+        pytest.skip("only PoCL has compilers older than the processor; it takes one with AVX-512 to see")
+    program = cl.Program(
+        backend.context,
+        """__kernel void width(__global int *x) {
+        #ifdef __AVX512F__
+            x[0] = 16;
+        #else
+            x[0] = 8;
+        #endif
+        }""",
+    ).build()
+    buffer = backend.allocate(4)
+    program.width(backend.queue, (1,), (1,), buffer.handle)
+    assert backend.table.dot_vector == backend.download(buffer, dtypes.int32, 1)[0]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(opencl_device, "PROBE", "__kernel void eight() {}")
+    assert opencl_device.lanes(backend.context, device) == 8
+    monkeypatch.setattr(cl, "Program", None)  # the answer is kept
+    assert opencl_device.lanes(backend.context, device) == 8
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -27,7 +27,7 @@ from ..dtypes import DType, float64, is_half
 from ..kernel import Kernel
 from . import cache, functions
 from .chain import chain_lengths, chained, is_alone, is_short
-from .device import describe
+from .device import describe, lanes
 from .progress import Progress
 from .render import render
 from .shapes import Shapes, limited, shapes_for, tile_bytes
@@ -79,7 +79,7 @@ class OpenCLBackend(Backend):
         index = int(name.partition(":")[2] or 0)
         self.info = describe(device, index)
         self.table = shapes_for(
-            self.info.kind, device.native_vector_width_float, self.info.compute_units, device.local_mem_size,
+            self.info.kind, lanes(self.context, device), self.info.compute_units, device.local_mem_size,
             device.vendor, device.max_work_group_size,
         )  # fmt: skip
         self.shapes = shapes or tuned(device, self.table)

@@ -24,6 +24,13 @@ INSTALL = (
 )
 
 POCL = "Portable Computing Language"
+PROBE = """
+#if defined(__AVX__) && !defined(__AVX512F__)
+__kernel void eight() {}
+#else
+__kernel void as_told() {}
+#endif
+"""
 
 
 def device_name(index: int) -> str:
@@ -113,6 +120,26 @@ def kind_of(device) -> str:
 
     kinds = cl.device_type
     return "gpu" if device.type & kinds.GPU else "cpu" if device.type & kinds.CPU else "accelerator"
+
+
+def lanes(context, device) -> int:
+    """The floats of a register, as the device's compiler uses them.
+
+    PoCL says what the processor has. Where its compiler is older than the processor (3.0, with LLVM 14, on AMD's
+    Zen 4) it writes AVX2 for an ancestor, yet links functions of float16 that are written for AVX-512: calling them
+    kills the process. So the compiler is asked, once, and the answer kept.
+    """
+    import pyopencl as cl
+
+    told = device.native_vector_width_float
+    if device.platform.name != POCL or told <= 8:
+        return told
+    key = repr(("lanes", PROBE, device.platform.version, device.name, device.driver_version))
+    answer = cache.read_program(key)
+    if answer is None:
+        answer = cl.Program(context, PROBE).build(cache_dir=False).kernel_names.encode()  # type: ignore[arg-type]
+        cache.write_program(key, answer)
+    return 8 if answer == b"eight" else told
 
 
 def describe(device, index: int) -> DeviceInfo:

@@ -66,8 +66,7 @@ class Dot:
     # -- pieces ---------------------------------------------------------------------------------------------------
 
     def vector(self) -> int:
-        """Lanes of a vector: as wide as a float32's in bytes; half and double have no safe sixteen-wide load."""
-        return self.shapes.dot_vector if self.dtype == float32 else min(8, self.shapes.dot_vector)
+        return self.shapes.lanes(self.dtype)
 
     def vector_aligned(self, view: View, contiguous: int) -> bool:
         """Whether every vector read through `view` starts on a multiple of its size."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..dtypes import DType, float32, float64
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -54,12 +56,16 @@ class Shapes:
     scatter_lanes: int = 32  # columns of a work-item of scatter
     scatter_parts: int = 8  # row ranges that scatter over narrow rows is cut into
 
+    def lanes(self, dtype: DType) -> int:
+        """Elements of a dot's vectors. Halves are computed in float32, but have no safe load of sixteen."""
+        return {float32: self.dot_vector, float64: self.dot_vector // 2}.get(dtype, min(8, self.dot_vector))
+
 
 TABLE = {
     "cpu": Shapes(dot_tile=(192, 384)),  # vectors of 16 floats, and 32 registers of them (AVX-512)
     "cpu 8": Shapes(
-        dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(6, 16),
-        dot_wide_block=(6, 16),
+        row_lanes=8, dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384),
+        dot_block=(6, 16), dot_wide_block=(6, 16),
     ),  # 16 registers of 8 (AVX2)
     "cpu 4": Shapes(
         dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(4, 8),
