@@ -17,6 +17,7 @@ The products of one element are added in the order of K whatever the tile, so ti
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -42,29 +43,27 @@ def block_of(n: int, shapes: Shapes) -> tuple[int, int]:
     return wide if n % wide[1] == 0 and fits else shapes.dot_block
 
 
-def tile_of(m: int, n: int, batch: int, shapes: Shapes, left_along_k: bool) -> tuple[int, int]:
-    """Rows and columns of a tile of an (m, n) result: whole blocks, as many as there may be while tiles are enough.
+@lru_cache(maxsize=1024)
+def tile_of(m: int, n: int, batch: int, shapes: Shapes, pack_left: bool) -> tuple[int, int]:
+    """Rows and columns of a tile of an (m, n) result: whole blocks, of which all processors have as many to do.
 
-    Large tiles pack less. A left operand that is contiguous along K is never packed, so its tiles become narrow first.
+    Of all sizes that make enough tiles, the one whose slowest processor is done first. Besides its products a tile
+    costs as much as `dot_packing` more rows, and as many columns if the left operand is packed, a few if it is read.
     """
-    units, most, wanted = block_of(n, shapes), shapes.dot_tile, shapes.dot_tiles
-    down, across = -(-m // most[0]), -(-n // most[1])
+    units, most, packing = block_of(n, shapes), shapes.dot_tile, shapes.dot_packing
+    reading = packing if pack_left else packing // 4
 
-    def size(length: int, pieces: int, unit: int) -> int:
-        return -(-length // (pieces * unit)) * unit
+    def sizes(length: int, axis: int) -> list[int]:
+        blocks = -(-length // units[axis])
+        return [k * units[axis] for k in range(1, min(blocks, most[axis] // units[axis]) + 1)]
 
-    while True:
-        rows, columns = size(m, down, units[0]), size(n, across, units[1])
-        if batch * -(-m // rows) * -(-n // columns) >= wanted:
-            return rows, columns
-        if columns > units[1] and (left_along_k or rows <= 64):
-            across *= 2
-        elif rows > 32:
-            down += 1
-        elif columns > units[1]:
-            across *= 2
-        else:
-            return rows, columns
+    def cost(tile: tuple[int, int]) -> tuple[bool, int]:
+        rows, columns = tile
+        tiles = batch * -(-m // rows) * -(-n // columns)
+        work = rows * columns + packing * columns + reading * rows
+        return tiles < shapes.dot_tiles, -(-tiles // shapes.processors) * work
+
+    return min(((rows, columns) for columns in sizes(n, 1) for rows in sizes(m, 0)), key=cost)
 
 
 class Panels:
@@ -78,11 +77,11 @@ class Panels:
         *_, self.right_k, self.right_n = dot.right.strides
         self.rows, self.columns = block_of(dot.n, dot.shapes)
         self.parts = self.columns // self.lanes
-        self.tile = tile_of(dot.m, dot.n, prod(dot.batch), dot.shapes, self.left_k == 1)
         self.slice = dot.shapes.dot_slice
         self.step = self.slice + dot.shapes.dot_apart
         large = dot.k * abs(self.left_k) >= dot.shapes.dot_pack_from
         self.pack_left = self.left_k != 1 and self.left_m == 1 and large
+        self.tile = tile_of(dot.m, dot.n, prod(dot.batch), dot.shapes, self.pack_left)
 
     def render(self) -> Rendered:
         dot, w = self.dot, self.w

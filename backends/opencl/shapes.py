@@ -16,6 +16,7 @@ from ..dtypes import DType, float32, float64
 
 @dataclass(frozen=True)
 class Shapes:
+    processors: int = 2  # as many tiles of a dot are computed at once
     loop_group: tuple[int, int] = (256, 1)  # (innermost dimension, outer dimensions) of an elementwise work-group
     narrow_group: tuple[int, int] = (8, 8)  # the same where the innermost dimension is shorter than `narrow`
     narrow: int = 32
@@ -38,6 +39,7 @@ class Shapes:
     # Dots in panels (`panels.py`): how they use the registers and each level of the cache.
     dot_tile: tuple[int, int] = (0, 0)  # the most rows and columns of a work-item's tile; (0, 0): no panels
     dot_tiles: int = 4  # tiles wanted of a result, so that no processor waits for long at its end
+    dot_packing: int = 20  # rows whose products with a row take as long as packing that row
     dot_block: tuple[int, int] = (8, 32)  # rows and columns of the block that the registers hold
     dot_wide_block: tuple[int, int] = (6, 64)  # the same where it divides the columns of the result
     dot_slice: int = 128  # rows of a panel, which is to stay in the first-level cache
@@ -62,13 +64,13 @@ class Shapes:
 
 
 TABLE = {
-    "cpu": Shapes(dot_tile=(192, 384)),  # vectors of 16 floats, and 32 registers of them (AVX-512)
+    "cpu": Shapes(dot_tile=(384, 384)),  # vectors of 16 floats, and 32 registers of them (AVX-512)
     "cpu 8": Shapes(
-        row_lanes=8, dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384),
-        dot_block=(6, 16), dot_wide_block=(6, 16),
+        row_lanes=8, dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(384, 384),
+        dot_block=(6, 16), dot_wide_block=(4, 24), attention_lanes=16, attention_step=6, attention_block=66,
     ),  # 16 registers of 8 (AVX2)
     "cpu 4": Shapes(
-        dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(192, 384), dot_block=(4, 8),
+        dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(384, 384), dot_block=(4, 8),
         dot_wide_block=(4, 8),
     ),
     "gpu": Shapes(
@@ -110,6 +112,7 @@ def shapes_for(
     shapes = TABLE["cpu" if vector >= 16 else "cpu 8" if vector >= 8 else "cpu 4"]
     return replace(
         shapes,
+        processors=processors,
         column_items=max(shapes.column_items, processors),
         dot_tiles=max(shapes.dot_tiles, 2 * processors),
         dot_tile=fitting(shapes, local_memory),
