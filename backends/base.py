@@ -141,6 +141,11 @@ class Backend(ABC):
     def download(self, buffer: Buffer, dtype: DType, count: int) -> np.ndarray:
         """A new one-dimensional host array of the first `count` elements, after all earlier work."""
 
+    def launch_all(self, launches: Sequence[Callable[[], Any]]) -> None:
+        """Call what `Executable.bind` made, one after another, and what else stands between."""
+        for launch in launches:
+            launch()
+
     def memory(self, buffer: Buffer) -> Optional[np.ndarray]:
         """The bytes of the buffer where the host can read them in place; None where it cannot."""
         return None

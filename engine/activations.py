@@ -11,7 +11,7 @@ them. Half precision is computed in float32 and rounded once; integers become fl
 from __future__ import annotations
 
 from math import pi, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from ..backends.dtypes import is_bool
 from .composite import composite
@@ -38,9 +38,10 @@ def _damped(slope: Node, x: Node) -> Node:
 # --- the logistic function and its kin -----------------------------------------------------------------------------
 
 
-def _logistic(x: Node) -> Node:
+def _logistic(x: Node, negated: Optional[Node] = None) -> Node:
     """Right to the last digits where it is near 0; exp overflows to infinity there, and 1 / infinity is 0."""
-    return composite("sigmoid", None, _logistic_gradient, 1.0 / (make("exp", (-x,)) + 1.0), x)
+    negated = -x if negated is None else negated
+    return composite("sigmoid", None, _logistic_gradient, 1.0 / (make("exp", (negated,)) + 1.0), x)
 
 
 def _logistic_gradient(arg: None, g: Node, y: Node, x: Node):
@@ -103,16 +104,17 @@ def mish(self: Tensor) -> Tensor:
 
 def _gelu(x: Node) -> Node:
     """Half of 1 + tanh(u) is the logistic function of 2u, which keeps its digits where tanh(u) is near -1."""
-    return composite("gelu", None, _gelu_gradient, x / (make("exp", (-_gelu_inner(x),)) + 1.0), x)
+    return composite("gelu", None, _gelu_gradient, x / (make("exp", (_gelu_inner(x, -2),)) + 1.0), x)
 
 
-def _gelu_inner(x: Node) -> Node:
-    return x * (x * x * (2 * GELU_LINEAR * GELU_CUBIC) + 2 * GELU_LINEAR)
+def _gelu_inner(x: Node, factor: int) -> Node:
+    """factor * u"""
+    return x * (x * x * (factor * GELU_LINEAR * GELU_CUBIC) + factor * GELU_LINEAR)
 
 
 def _gelu_gradient(arg: None, g: Node, y: Node, x: Node):
     """s + x s (1 - s) 2u', with s the logistic function of 2u."""
-    s = _logistic(_gelu_inner(x))
+    s = _logistic(_gelu_inner(x, 2), _gelu_inner(x, -2))
     inner = x * (x * x * (6 * GELU_LINEAR * GELU_CUBIC) + 2 * GELU_LINEAR)
     return (g * (s + _damped(s * (1.0 - s), inner)),)
 

@@ -215,7 +215,20 @@ def _where(node: Node, src: Src) -> Optional[Node]:
     condition, a, b = src
     if a is b:
         return a
-    return (a if condition.arg else b) if condition.op == "const" else None
+    if condition.op == "const":
+        return a if condition.arg else b
+    opposite = _opposite(condition)
+    return make("where", (opposite, b, a), None, node.where) if opposite is not None else None
+
+
+def _opposite(condition: Node) -> Optional[Node]:
+    """What a condition is the negation of, if it is one."""
+    if condition.in_memory:
+        return None
+    if condition.op == "xor":
+        return condition.src[0] if _is_const(condition.src[1], True) else None
+    inner = _opposite(condition.src[0]) if condition.op in ("reshape", "permute", "expand") else None
+    return make(condition.op, (inner,), condition.arg, condition.where) if inner is not None else None
 
 
 def _contiguous(node: Node, src: Src) -> Optional[Node]:

@@ -170,13 +170,21 @@ def test_numpy_keeps_quiet_in_kernels_and_is_as_loud_as_before_afterwards():
 def test_blas_has_one_thread_for_small_products_and_afterwards_what_it_had(monkeypatch):
     threads, seen = [4], []
     monkeypatch.setattr(blas, "_FUNCTIONS", (lambda: threads[0], lambda n: threads.__setitem__(0, n)))
-    blas.with_one_thread(lambda: seen.append(threads[0]))()
-    with pytest.raises(IndexError):
-        blas.with_one_thread(lambda: [][0])()
-    assert seen == [1] and threads == [4]
+    counters = Device["NUMPY"].counters
+
+    def launch(one_thread, result=0):
+        return numpy_backend.Launch([(lambda: seen.append(threads[0]) or 1 / result, [])], one_thread, counters)
+
+    Device["NUMPY"].launch_all(
+        [launch(None, 1), launch(True, 1), launch(None, 1), lambda: seen.append(threads[0]), launch(False, 1)]
+    )
+    assert seen == [4, 1, 1, 4, 4] and threads == [4]
+    with pytest.raises(ZeroDivisionError):
+        launch(True)()
+    assert seen[5:] == [1] and threads == [4]
     monkeypatch.setattr(blas, "_FUNCTIONS", None)
-    blas.with_one_thread(lambda: seen.append(0))()
-    assert seen == [1, 0]
+    launch(True, 1)()
+    assert seen[6:] == [4]
 
 
 def test_memory_that_is_not_there_is_an_error_and_not_the_end():

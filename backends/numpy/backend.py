@@ -12,7 +12,6 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -20,8 +19,8 @@ import numpy as np
 from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
 from ..dtypes import DType
 from ..kernel import Kernel
-from . import runtime
-from .blas import is_large, with_one_thread
+from . import blas, runtime
+from .blas import is_large
 from .render import render
 
 
@@ -43,33 +42,13 @@ class NumpyExecutable(Executable):
     def __init__(self, kernel: Kernel):
         self.rendered = render(kernel)
         self.source = self.rendered.source
-        self._one_thread = not is_large(kernel) and any(
-            name in self.source for name in ("matmul(", "sum_product(", "run(")
-        )
+        uses_blas = any(name in self.source for name in ("matmul(", "sum_product(", "run("))
+        others = any(instr.op == "custom" for instr in kernel.body)  # functions of the user's
+        # Whether BLAS gets one thread for it or all that it had; None where it makes no difference.
+        self._one_thread = not is_large(kernel) if uses_blas else False if others else None
 
-    def bind(self, buffers: Sequence[Buffer]) -> Callable[[], Any]:
-        function: Callable[..., None]
-        arguments: list[Any]
-        work: Callable[[], None]
-        calls = self._calls(buffers)
-        counters = buffers[-1].backend.counters
-        quietly = _quietly()
-
-        if len(calls) > 1:
-            function, arguments = _run, [calls]
-        else:
-            ((function, arguments),) = calls
-
-        work = partial(quietly, function, *arguments)
-        if self._one_thread:
-            work = with_one_thread(work)
-
-        def launch() -> None:
-            with _RUNNING:
-                counters.kernels += 1
-                work()
-
-        return launch
+    def bind(self, buffers: Sequence[Buffer]) -> Launch:
+        return Launch(self._calls(buffers), self._one_thread, buffers[-1].backend.counters)
 
     def _calls(self, buffers: Sequence[Buffer]) -> list[tuple[Callable[..., None], list[Any]]]:
         """What a launch does: each function with its arguments, "block" once for each block."""
@@ -87,27 +66,53 @@ class NumpyExecutable(Executable):
         return calls
 
 
-def _run(calls: list[tuple[Callable[..., None], list[Any]]]) -> None:
-    for function, arguments in calls:
-        function(*arguments)
+class Launch:
+    """A kernel bound to its buffers."""
+
+    __slots__ = ("calls", "one_thread", "counters")
+
+    def __init__(self, calls: list[tuple[Callable[..., None], list[Any]]], one_thread: Optional[bool], counters):
+        self.calls, self.one_thread, self.counters = calls, one_thread, counters
+
+    def __call__(self) -> None:
+        _in_turn((self,))
 
 
-def _loudly(function: Callable[..., None], *arguments: Any) -> None:
-    with np.errstate(all="ignore"):
-        function(*arguments)
+def _in_turn(launches: Sequence[Callable[[], Any]]) -> None:
+    """Call one after another, while NumPy keeps quiet about overflow and the like.
 
-
-def _quietly() -> Callable[..., None]:
-    """Calls a function with its arguments, while NumPy keeps quiet about overflow and the like.
-
-    Entering a context costs a tenth of entering np.errstate. Each launch has its own: none is entered twice.
+    What that takes (entering a context costs a tenth of entering np.errstate) is done once for all of them.
     """
-    return _QUIET.copy().run if _QUIET is not None else _loudly
+    with _RUNNING:
+        if _QUIET is not None:
+            _QUIET.copy().run(_run, launches)  # a copy, because none is entered twice
+        else:
+            with np.errstate(all="ignore"):
+                _run(launches)
+
+
+def _run(launches: Sequence[Callable[[], Any]]) -> None:
+    before = now = blas.threads()
+    try:
+        for launch in launches:
+            one_thread = launch.one_thread if isinstance(launch, Launch) else False
+            if one_thread is not None and now != (1 if one_thread else before):
+                now = 1 if one_thread else before
+                blas.use(now)
+            if isinstance(launch, Launch):
+                launch.counters.kernels += 1
+                for function, arguments in launch.calls:
+                    function(*arguments)
+            else:
+                launch()
+    finally:
+        if now != before:
+            blas.use(before)
 
 
 MOST_KEPT = 4096  # executables
 
-# Held while a kernel runs: scratch memory, and how many threads BLAS has, belong to the process. Python's other threads
+# Held while kernels run: scratch memory, and how many threads BLAS has, belong to the process. Python's other threads
 # wait. A user's own function may start a kernel inside one.
 _RUNNING = threading.RLock()
 
@@ -154,6 +159,9 @@ class NumpyBackend(Backend):
                 self.counters.builds += 1
             found.append(executable)
         return found
+
+    def launch_all(self, launches: Sequence[Callable[[], Any]]) -> None:
+        _in_turn(launches)
 
     def synchronize(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""How many threads NumPy's BLAS may use, for as long as one kernel runs.
+"""How many threads NumPy's BLAS may use.
 
 Small products lose more by waking a second thread than they gain, now and then a thousand times as much, when the
 system lets the woken thread wait for the time slice of the one that waits for it. And a sum that several threads share
@@ -57,21 +57,12 @@ def _find() -> Optional[Functions]:
 _FUNCTIONS = _find()
 
 
-def with_one_thread(run: Callable[[], None]) -> Callable[[], None]:
-    """`run`, during which BLAS works in the calling thread alone."""
-    if _FUNCTIONS is None:
-        return run
-    tell, put = _FUNCTIONS
+def threads() -> int:
+    """How many threads BLAS may use now; 0 where it cannot be told."""
+    return _FUNCTIONS[0]() if _FUNCTIONS is not None else 0
 
-    def limited() -> None:
-        threads = tell()
-        if threads == 1:
-            run()
-            return
-        put(1)
-        try:
-            run()
-        finally:
-            put(threads)
 
-    return limited
+def use(count: int) -> None:
+    """Let BLAS use `count` threads from now on, in the whole process."""
+    if _FUNCTIONS is not None:
+        _FUNCTIONS[1](count)

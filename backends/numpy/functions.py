@@ -22,18 +22,27 @@ import numpy as np
 
 from ..dtypes import is_float, is_int
 
+SMALL = 2048  # elements
 _BITS = {size: np.dtype(f"int{8 * size}") for size in (1, 2, 4, 8)}
 
 
 def _max(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    np.maximum(a, b, out=out)  # alone among ufuncs, it wants `out` by name
+    """With a single number np.maximum takes three times as long as np.clip, which has a loop for that."""
+    if b.size == 1 and out.size > SMALL and out.dtype.kind == "f":
+        np.clip(a, b, np.inf, out=out)
+    else:
+        np.maximum(a, b, out=out)  # alone among ufuncs, it wants `out` by name
 
 
 def _where(cond: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """`a` where `cond`, else `b`, as b ^ ((a ^ b) & mask) on their bits, or x & mask where the other one is 0.
 
-    NumPy's own selections take a branch an element; on a dropout mask this is six times as fast.
+    NumPy's own selections take a branch an element; on a dropout mask this is six times as fast. It takes six calls,
+    though, which small arrays are done without.
     """
+    if out.size <= SMALL:
+        np.copyto(out, np.where(cond, a, b))
+        return
     bits = _BITS[out.itemsize]
     a, b, result = a.view(bits), b.view(bits), out.view(bits)
     mask = np.empty(cond.shape, bits)

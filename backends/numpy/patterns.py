@@ -19,14 +19,15 @@ Shape = tuple[int, ...]
 Region = tuple[tuple[int, int], ...]
 
 
-def grouped(kernel: Kernel, shapes: list[Shape]) -> list[Optional[Instr]]:
-    """`shapes` are those in which the values vary."""
+def grouped(kernel: Kernel, shapes: list[Shape], partial: bool) -> list[Optional[Instr]]:
+    """`shapes` are those in which the values vary; `partial` says that reductions go on from block to block."""
     body: list[Optional[Instr]] = list(kernel.body)
     uses = [0] * len(body)
     for s in [s for instr in kernel.body for s in instr.src] + [output.value for output in kernel.outputs]:
         uses[s] += 1
     for index, instr in enumerate(kernel.body):
-        if instr.op == "reduce_sum" and _sums_products(kernel, instr, shapes) and uses[instr.src[0]] == 1:
+        alone = uses[instr.src[0]] == 1 if instr.src else False
+        if instr.op == "reduce_sum" and alone and not partial and _sums_products(kernel, instr, shapes):
             body[index] = instr._replace(op="sum_product", src=kernel.body[instr.src[0]].src)
             body[instr.src[0]] = None
         elif instr.op == "add":
@@ -45,7 +46,6 @@ def _sums_products(kernel: Kernel, instr: Instr, shapes: list[Shape]) -> bool:
         product.op == "mul"
         and instr.dtype.kind == "f"
         and instr.dtype.itemsize >= 4
-        and rank > 1
         and kernel.reduce_axes == (rank - 1,)
         and all(shapes[s][-1] == kernel.shape[-1] > 1 for s in product.src)
     )

@@ -150,7 +150,7 @@ class _Writer:
         self.lines: dict[str, list[str]] = {"before": [], "block": [], "after": []}
         self._natural_shapes()
         self._plan_blocks()
-        self.body: list[Optional[Instr]] = grouped(kernel, self.shapes)
+        self.body: list[Optional[Instr]] = grouped(kernel, self.shapes, self.partial)
 
     # --- shapes and blocks --------------------------------------------------------------------------------------
 
@@ -428,8 +428,11 @@ class _Writer:
         """
         axes, shape = self.kernel.reduce_axes, self.kernel.shape
         held = self.shapes[instr.src[0]]
-        if instr.dtype.kind != "f" or instr.dtype.itemsize < 4 or held != shape or len(shape) < 2 or 0 in shape:
+        if instr.dtype.kind != "f" or instr.dtype.itemsize < 4 or held != shape or not shape or 0 in shape:
             return None
+        if len(shape) == 1:
+            ones = self._ones(shape[0], instr.dtype, 1)
+            return (f"sum_product({source}, {ones}, {{}})", out) if not self.blocked else None
         strides = self.strides.get(source, contiguous_strides(shape))
         if axes == (len(shape) - 1,) and runtime.blas_reads(View(shape, strides)):
             return f"matmul({source}, {self._ones(shape[-1], instr.dtype)}, {{}})", out

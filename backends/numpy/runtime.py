@@ -158,7 +158,8 @@ def random_bits(key: np.ndarray, counter: np.ndarray, view: View, i: int, j: int
 
 def _check_rows(op: str, index: np.ndarray, rows: int) -> None:
     if index.size:
-        low, high = (int(index.item()),) * 2 if index.size == 1 else (int(index.min()), int(index.max()))
+        few = index.reshape(-1).tolist() if index.size <= 16 else (int(index.min()), int(index.max()))
+        low, high = min(few), max(few)
         if low < 0 or high >= rows:
             raise IndexError(f"{op}: index {low if low < 0 else high} is out of range for {rows} rows")
 
