@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from strategies import arrays
 
 from clgrad.backends.kernel import ELEMENTWISE
+from clgrad.backends.numpy import functions
 from clgrad.backends.numpy.functions import FUNCTIONS
 from clgrad.backends.numpy.philox import philox4x32, philox_blocks
 
@@ -63,12 +64,18 @@ def test_the_result_may_lie_in_an_operand(op, data):
             np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.parametrize("small", [0, 2048])  # elements for which NumPy's own selection is taken
 @given(data=st.data())
-def test_where_takes_broadcast_and_strided_operands(data):
+def test_where_takes_broadcast_and_strided_operands(small, data):
     dtype = data.draw(st.sampled_from(primitives.ALL))
     condition = data.draw(arrays("bool", (3, 4)))[::-1]
     a, b = data.draw(arrays(dtype, (4, 6))).T[::2], data.draw(arrays(dtype, (1, 4)))
-    np.testing.assert_array_equal(call("where", (condition, a, b), dtype), np.where(condition, a, b))
+    want = np.repeat(b, 3, axis=0)
+    want[condition] = a[condition]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functions, "SMALL", small)
+        got = call("where", (condition, a, b), dtype)
+    assert got.dtype == want.dtype and got.tobytes() == want.tobytes()  # a NaN keeps its bits
 
 
 @pytest.mark.parametrize("source", primitives.ALL)

@@ -13,7 +13,7 @@ over the whole iteration space, `part` what one block gets of it:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -27,12 +27,22 @@ class Argument(NamedTuple):
     """`cut` says what the block of rows i to j gets.
 
     "rows": those rows; "head": the first j - i rows, of memory that holds one block; "i", "j": the number; "": all.
-    Where `width` is set, each of these rows is `width` of the array's.
+    Where `width` is set, each of these rows is `width` of the array's. `own` makes the same for one of several threads,
+    by its number, where each needs memory of its own.
     """
 
     make: Callable[[Sequence[Buffer]], Any]
     cut: str = ""
     width: int = 1
+    own: Optional[Callable[[int], Any]] = None
+
+    def through(self, change: Callable[[Any], Any]) -> Argument:
+        """The same with `change` applied to the whole."""
+        own = self.own
+        return self._replace(
+            make=lambda buffers: change(self.make(buffers)),
+            own=None if own is None else lambda thread: change(own(thread)),
+        )
 
     def part(self, value: Any, i: int, j: int) -> Any:
         if self.cut == "rows":

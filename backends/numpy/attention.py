@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from math import prod
 from typing import Any, Optional
 
@@ -24,10 +25,12 @@ import numpy as np
 
 from ..dtypes import DType, accumulator, is_bool
 from ..kernel import Kernel
+from .sharing import MOST, share
 
 # Elements of a block of scores; rows of queries of one head in a block, at least (there may be fewer) and, where causal
 # rows see fewer keys, at most.
 SCORES, LEAST_ROWS, CAUSAL_ROWS = 1 << 17, 32, 32
+SHARED = 1 << 21  # scores from which on several threads compute them, in blocks twice as large and as high
 NEAR = 30.0  # exp(30) and exp(-30) leave sums of products ample room in float32
 
 Block = tuple[Any, ...]  # an index of the batch axes
@@ -42,17 +45,22 @@ def run(kernel: Kernel, arrays: dict[str, np.ndarray], results: dict[str, np.nda
     attention = kernel.attention
     assert attention is not None
     *batch, queries, keys = kernel.shape
-    rows = min(queries, max(LEAST_ROWS, SCORES // keys))
+    larger = 2 if prod(kernel.shape) >= SHARED else 1
+    rows = min(queries, max(LEAST_ROWS, larger * SCORES // keys))
     if attention.causal:
-        rows = min(rows, CAUSAL_ROWS)
+        rows = min(rows, larger * CAUSAL_ROWS)
     ranges = [(i, min(i + rows, queries)) for i in range(0, queries, rows)]
-    one = _Head(arrays, attention.scale, attention.causal)
-    for block in _blocks(tuple(batch), max(1, SCORES // (rows * keys))):
+
+    def work(block: Block, thread: int) -> None:
+        one = _Head(arrays, attention.scale, attention.causal)
         if "grad" in arrays:
             one.backward(block, ranges[::-1], results)
         else:
             for i, j in ranges:
                 one.forward(block, i, j, results)
+
+    pieces = [partial(work, block) for block in _blocks(tuple(batch), max(1, larger * SCORES // (rows * keys)))]
+    share(pieces, MOST if larger > 1 else 1)
 
 
 def _blocks(batch: tuple[int, ...], heads: int) -> Iterator[Block]:

@@ -12,6 +12,7 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -19,7 +20,8 @@ import numpy as np
 from ..base import Backend, Buffer, DeviceError, DeviceInfo, Executable
 from ..dtypes import DType
 from ..kernel import Kernel
-from . import blas, runtime
+from . import blas, runtime, sharing
+from .arguments import Argument
 from .blas import is_large
 from .render import render
 
@@ -36,6 +38,9 @@ def _quiet_context() -> Optional[contextvars.Context]:
 _QUIET = _quiet_context()
 
 
+Call = tuple[Callable[..., None], list[Any]]
+
+
 class NumpyExecutable(Executable):
     """The functions that `source` defines, and how to make their arguments from buffers."""
 
@@ -50,20 +55,44 @@ class NumpyExecutable(Executable):
     def bind(self, buffers: Sequence[Buffer]) -> Launch:
         return Launch(self._calls(buffers), self._one_thread, buffers[-1].backend.counters)
 
-    def _calls(self, buffers: Sequence[Buffer]) -> list[tuple[Callable[..., None], list[Any]]]:
+    def _calls(self, buffers: Sequence[Buffer]) -> list[Call]:
         """What a launch does: each function with its arguments, "block" once for each block."""
-        _, sections, arguments, rows, step = self.rendered
+        rendered = self.rendered
+        arguments = rendered.arguments
         values = {name: argument.make(buffers) for name, argument in arguments.items()}
-        calls: list[tuple[Callable[..., None], list[Any]]] = []
-        for function, names in sections:
-            if function.__name__ == "block":
-                own = [(arguments[name], values[name]) for name in names]
-                for i in range(0, rows, step):
-                    j = min(i + step, rows)
-                    calls.append((function, [argument.part(value, i, j) for argument, value in own]))
-            else:
+        calls: list[Call] = []
+        for function, names in rendered.sections:
+            if function.__name__ != "block":
                 calls.append((function, [values[name] for name in names]))
+                continue
+            threads = min(max(blas.threads(), 1), sharing.MOST) if rendered.shared else 1
+            parts = [
+                self._blocks([(arguments[n], self._own(arguments[n], values[n], thread)) for n in names])
+                for thread in range(threads)
+            ]
+            if threads > 1:
+                calls.append((_share, [function, parts]))
+            else:
+                calls += [(function, part) for part in parts[0]]
         return calls
+
+    @staticmethod
+    def _own(argument: Argument, value: Any, thread: int) -> Any:
+        return argument.own(thread) if thread and argument.own is not None else value
+
+    def _blocks(self, own: list[tuple[Argument, Any]]) -> list[list[Any]]:
+        """The arguments of each block, from those of the whole."""
+        rows, step = self.rendered.rows, self.rendered.step
+        return [[argument.part(value, i, min(i + step, rows)) for argument, value in own] for i in range(0, rows, step)]
+
+
+def _share(function: Callable[..., None], parts: list[list[list[Any]]]) -> None:
+    """Call the function for all blocks; `parts` are their arguments, for each thread."""
+
+    def piece(number: int, thread: int) -> None:
+        function(*parts[thread][number])
+
+    sharing.share([partial(piece, number) for number in range(len(parts[0]))], len(parts))
 
 
 class Launch:
@@ -71,7 +100,7 @@ class Launch:
 
     __slots__ = ("calls", "one_thread", "counters")
 
-    def __init__(self, calls: list[tuple[Callable[..., None], list[Any]]], one_thread: Optional[bool], counters):
+    def __init__(self, calls: list[Call], one_thread: Optional[bool], counters):
         self.calls, self.one_thread, self.counters = calls, one_thread, counters
 
     def __call__(self) -> None:
@@ -93,6 +122,7 @@ def _in_turn(launches: Sequence[Callable[[], Any]]) -> None:
 
 def _run(launches: Sequence[Callable[[], Any]]) -> None:
     before = now = blas.threads()
+    outside, blas.allowed = blas.allowed, max(before, blas.allowed)  # one kernel may be inside another
     try:
         for launch in launches:
             one_thread = launch.one_thread if isinstance(launch, Launch) else False
@@ -106,6 +136,7 @@ def _run(launches: Sequence[Callable[[], Any]]) -> None:
             else:
                 launch()
     finally:
+        blas.allowed = outside
         if now != before:
             blas.use(before)
 

@@ -36,11 +36,15 @@ def is_large(kernel: Kernel) -> bool:
 Functions = tuple[Callable[[], int], Callable[[int], Any]]
 
 
+def _library() -> Any:
+    core = getattr(np, "_core", None) or np.core
+    return ctypes.PyDLL(core._multiarray_umath.__file__)  # finds what that is linked with, too
+
+
 def _find() -> Optional[Functions]:
     """OpenBLAS's own functions that tell and set the number of threads, if they are there."""
     try:
-        core = getattr(np, "_core", None) or np.core
-        library = ctypes.PyDLL(core._multiarray_umath.__file__)  # finds what that is linked with, too
+        library = _library()
     except (AttributeError, OSError):
         return None
     for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", "")):
@@ -54,7 +58,18 @@ def _find() -> Optional[Functions]:
     return None
 
 
+def _find_stop() -> Optional[Callable[[], Any]]:
+    """OpenBLAS's function that ends its threads, which it begins anew when it wants them."""
+    try:
+        return _library()["blas_thread_shutdown_"]
+    except (AttributeError, OSError):
+        return None
+
+
 _FUNCTIONS = _find()
+_STOP = _find_stop()
+
+allowed = 0  # threads that BLAS had before the kernels that run now were begun; 0 where it cannot be told
 
 
 def threads() -> int:
@@ -66,3 +81,13 @@ def use(count: int) -> None:
     """Let BLAS use `count` threads from now on, in the whole process."""
     if _FUNCTIONS is not None:
         _FUNCTIONS[1](count)
+
+
+def can_stop() -> bool:
+    return _FUNCTIONS is not None and _STOP is not None
+
+
+def stop() -> None:
+    """End the threads of BLAS until the next call that wants several; `use` is such a call. Nobody may be using it."""
+    if _STOP is not None:
+        _STOP()

@@ -37,6 +37,9 @@ from .patterns import Region, grouped, region
 # Elements of a block: a handful of float32 temporaries of this size fit a core's second-level cache. Sums of what lies
 # in memory have no temporaries, and blocks for the sake of their rounding alone: PLAIN times as large.
 BLOCK, PLAIN = 32768, 16
+# Elements times operations from which on several threads take blocks. These are LONG_CALLS times as large: between two
+# calls a thread has to wait for Python's lock.
+SHARED, LONG_CALLS = 1 << 23, 4
 # NumPy walks a broadcast operand row by row. Where rows are shorter than LONG_ROW, and there are at least SPREAD
 # elements, it is faster to lay the operand out in full first.
 LONG_ROW, SPREAD = 2048, 2048
@@ -57,6 +60,7 @@ class Rendered(NamedTuple):
     arguments: dict[str, Argument]
     rows: int
     step: int
+    shared: bool  # whether the blocks are worth sharing out between threads, and may be
 
 
 def render(kernel: Kernel) -> Rendered:
@@ -66,7 +70,7 @@ def render(kernel: Kernel) -> Rendered:
     exec(compile(source, f"<{kernel.name}>", "exec"), namespace)
     functions = [namespace[name] for name in re.findall(r"^def (\w+)", source, re.MULTILINE)]
     sections = [Section(f, list(f.__code__.co_varnames[: f.__code__.co_argcount])) for f in functions]
-    return Rendered(source, sections, writer.arguments, writer.rows, writer.step)
+    return Rendered(source, sections, writer.arguments, writer.rows, writer.step, writer.shared)
 
 
 def natural(view: View) -> Shape:
@@ -79,6 +83,8 @@ def natural(view: View) -> Shape:
 
 class _Scatter:
     """A scatter has no body: one call does it."""
+
+    shared = False
 
     def __init__(self, kernel: Kernel):
         scatter = kernel.scatter
@@ -99,6 +105,8 @@ class _Scatter:
 class _Sort:
     """A sort has no body either, and needs no order to begin with."""
 
+    shared = False
+
     def __init__(self, kernel: Kernel):
         sort = kernel.sort
         assert sort is not None
@@ -115,6 +123,8 @@ class _Sort:
 
 class _Attention:
     """One call with the operands and the results by name."""
+
+    shared = False
 
     def __init__(self, kernel: Kernel):
         assert kernel.attention is not None
@@ -135,6 +145,8 @@ class _Attention:
 
 
 class _Writer:
+    shared = False
+
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
         self.arguments: dict[str, Argument] = {}
@@ -177,7 +189,11 @@ class _Writer:
         late = any(inner and stage for inner, stage in zip(kernel.inner, kernel.stage, strict=True))
         whole_row = any(o.view.strides[0] == 0 and kernel.inner[o.value] for o in kernel.outputs)
         plain = all(instr.op in ("load", *REDUCTIONS) for instr in kernel.body)
-        blocks = min(self.rows, -(-self.rows * rest // (BLOCK * PLAIN if plain else BLOCK))) or 1
+        computed = sum(instr.op in ELEMENTWISE for instr in kernel.body)
+        alone = self.partial or any(instr.op == "custom" for instr in kernel.body)  # users' functions may not expect it
+        self.shared = not alone and self.rows * rest * computed >= SHARED
+        block = BLOCK * (PLAIN if plain else LONG_CALLS if self.shared else 1)
+        blocks = min(self.rows, -(-self.rows * rest // block)) or 1
         if self.partial and (late or whole_row):
             blocks = 1
         self.step = -(-self.rows // blocks)  # of about the same size
@@ -224,9 +240,7 @@ class _Writer:
     def _matrix(self, name: str, columns: int, width: int = 1) -> str:
         """The array as a matrix, of which `width` rows belong to a row of the iteration space."""
         array = self.arguments[name]
-        self.arguments[f"{name}m"] = Argument(
-            lambda buffers: array.make(buffers).reshape(-1, columns), array.cut, width
-        )
+        self.arguments[f"{name}m"] = array.through(lambda x: x.reshape(-1, columns))._replace(width=width)
         return f"{name}m"
 
     def _block_shape(self, shape: Shape) -> Shape:
@@ -253,7 +267,8 @@ class _Writer:
         key = (slot, shape, dtype, cut)
         if key not in self.slot_views:
             number = int(slot[1:])
-            argument = Argument(lambda buffers: runtime.scratch(number, shape, dtype), cut)
+            own = None if lasting else partial(runtime.scratch, number, shape, dtype)
+            argument = Argument(lambda buffers: runtime.scratch(number, shape, dtype), cut, own=own)
             self.slot_views[key] = self._argument("t", argument)
         return slot, self.slot_views[key]
 
@@ -454,7 +469,7 @@ class _Writer:
         for (slot, view), bounds in zip(instr.arg, regions, strict=True):
             source = self._inside(slot, instr.dtype, view, bounds)
             here = (slice(None), *(slice(lo, hi) for lo, hi in bounds[1:]))
-            part = Argument(lambda buffers, here=here: array.make(buffers)[here], array.cut)  # type: ignore[misc]
+            part = array.through(lambda x, here=here: x[here])._replace(width=1)  # type: ignore[misc]
             lines.append(f"add_({source}, {zero}, {self._argument('p', part)})")
 
     def _inside(self, slot: int, dtype: DType, view: View, bounds: Region) -> str:

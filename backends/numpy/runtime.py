@@ -21,7 +21,7 @@ SMALL = 65536  # numberings of up to so many elements are kept as constants
 # Bytes. Vectors that cross cache lines take twice as long, and NumPy's own allocations are aligned to 16 bytes only.
 ALIGNMENT = 64
 
-_scratch: dict[int, np.ndarray] = {}
+_scratch: dict[tuple[int, int], np.ndarray] = {}  # by slot and thread
 
 
 def aligned(nbytes: int) -> np.ndarray:
@@ -31,13 +31,13 @@ def aligned(nbytes: int) -> np.ndarray:
     return memory[start : start + nbytes]
 
 
-def scratch(slot: int, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
-    """Temporary memory number `slot`. Every kernel uses the same slots, so they stay in cache."""
+def scratch(slot: int, shape: tuple[int, ...], dtype: DType, thread: int = 0) -> np.ndarray:
+    """Temporary memory number `slot` of a thread. Every kernel uses the same slots, so they stay in cache."""
     nbytes = prod(shape) * dtype.itemsize
-    memory = _scratch.get(slot)
+    memory = _scratch.get((slot, thread))
     if memory is None or memory.nbytes < nbytes:
         # Kernels keep what they were bound to, so a slot had better not grow often; pages never touched cost nothing.
-        memory = _scratch[slot] = aligned(1 << max(20, (nbytes - 1).bit_length()))
+        memory = _scratch[slot, thread] = aligned(1 << max(20, (nbytes - 1).bit_length()))
     return memory[:nbytes].view(dtype).reshape(shape)
 
 

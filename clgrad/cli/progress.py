@@ -26,6 +26,7 @@ class Progress:
                 from tqdm import tqdm
             except ImportError:
                 return
+            tqdm.monitor_interval = 0  # no thread of its own: NUMPY shares kernels out only in a process that has none
             self._bar = tqdm(initial=start, total=total, unit="it", dynamic_ncols=True, file=sys.stderr)
 
     def update(self, iteration: int, loss: float, tokens_per_second: float, val_loss: float | None = None) -> None:

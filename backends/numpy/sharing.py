@@ -1,0 +1,92 @@
+"""Pieces of one kernel, shared out between threads of Python.
+
+NumPy lets go of Python's lock while it computes, so threads whose calls are long enough work at the same time. Where
+BLAS has threads of its own, these are ended first: after each product they spin for a tenth of a second, and take the
+processor from ours. They come back with the next product that wants them, which costs both ways a tenth of a
+millisecond: less than kernels have to gain that share their work.
+
+>>> done = []
+>>> share([lambda thread, i=i: done.append(i) for i in range(3)])
+>>> sorted(done)
+[0, 1, 2]
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Optional
+
+import numpy as np
+
+from . import blas
+
+MOST = 8  # threads: more would mostly wait for Python's lock
+
+_pool: Optional[ThreadPoolExecutor] = None
+_helpers = 0
+
+
+def threads() -> int:
+    """How many may take part: one alone where a thread that is not ours might be using BLAS."""
+    ours = _helpers if _pool is not None else 0
+    return max(blas.allowed, 1) if blas.can_stop() and threading.active_count() <= 1 + ours else 1
+
+
+def share(pieces: Sequence[Callable[[int], Any]], most: int = MOST) -> None:
+    """Call all of them, each in whichever thread is free, with the number of that thread: 0 to `most` - 1.
+
+    The first exception is raised when nothing runs any more.
+    """
+    count = min(threads(), most, len(pieces))
+    if count < 2:
+        for piece in pieces:
+            piece(0)
+        return
+    before = blas.threads()
+    blas.use(1)
+    blas.stop()
+    todo = deque(pieces)
+
+    def work(thread: int) -> None:
+        try:
+            with np.errstate(all="ignore"):
+                while True:
+                    try:
+                        piece = todo.popleft()
+                    except IndexError:
+                        return
+                    piece(thread)
+        except BaseException:
+            todo.clear()
+            raise
+
+    futures = [_threads(count - 1).submit(work, thread) for thread in range(1, count)]
+    try:
+        work(0)
+    finally:
+        wait(futures)
+        blas.use(before)
+    for future in futures:
+        future.result()
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    global _pool, _helpers
+    if _pool is None or _helpers < count:
+        if _pool is not None:
+            _pool.shutdown()
+        _pool, _helpers = ThreadPoolExecutor(count, "clgrad"), count
+    return _pool
+
+
+def _forget() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)  # a child has none of its parent's threads
