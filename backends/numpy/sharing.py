@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Optional
+from weakref import WeakSet
 
 import numpy as np
 
@@ -27,13 +28,16 @@ from . import blas
 MOST = 8  # threads: more would mostly wait for Python's lock
 
 _pool: Optional[ThreadPoolExecutor] = None
-_helpers = 0
+_size = 0
+_ours: WeakSet[threading.Thread] = WeakSet()
 
 
 def threads() -> int:
     """How many may take part: one alone where a thread that is not ours might be using BLAS."""
-    ours = _helpers if _pool is not None else 0
-    return max(blas.allowed, 1) if blas.can_stop() and threading.active_count() <= 1 + ours else 1
+    if not blas.can_stop() or blas.allowed < 2:
+        return 1
+    this = threading.current_thread()
+    return blas.allowed if all(t is this or t in _ours for t in threading.enumerate()) else 1
 
 
 def share(pieces: Sequence[Callable[[int], Any]], most: int = MOST) -> None:
@@ -75,11 +79,11 @@ def share(pieces: Sequence[Callable[[int], Any]], most: int = MOST) -> None:
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
-    global _pool, _helpers
-    if _pool is None or _helpers < count:
+    global _pool, _size
+    if _pool is None or _size < count:
         if _pool is not None:
             _pool.shutdown()
-        _pool, _helpers = ThreadPoolExecutor(count, "clgrad"), count
+        _pool, _size = ThreadPoolExecutor(count, "clgrad", lambda: _ours.add(threading.current_thread())), count
     return _pool
 
 
