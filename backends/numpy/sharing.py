@@ -25,7 +25,7 @@ import numpy as np
 
 from . import blas
 
-MOST = 8  # threads: more would mostly wait for Python's lock
+MOST = 4  # threads: more would mostly wait for Python's lock
 
 _pool: Optional[ThreadPoolExecutor] = None
 _size = 0
