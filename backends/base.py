@@ -142,7 +142,7 @@ class Backend(ABC):
         """A new one-dimensional host array of the first `count` elements, after all earlier work."""
 
     def launch_all(self, launches: Sequence[Callable[[], Any]]) -> None:
-        """Call what `Executable.bind` made, one after another, and what else stands between."""
+        """Call what `Executable.bind` made, one after another, and what is launched between on other devices."""
         for launch in launches:
             launch()
 

@@ -344,8 +344,8 @@ class Plan:
             for node, life, (arena, offset) in zip(own, lives, places, strict=True):
                 self.fixed[node] = arenas[arena].slice(offset, life.nbytes)
         self.launches: list[Any] = [None] * len(self.chains)
-        devices = {node.device for chain in self.chains for step in chain for node in step.outputs}
-        self.backend = Device[devices.pop() if len(devices) == 1 else "NUMPY"]
+        outputs = [node for chain in self.chains for step in chain for node in step.outputs]
+        self.backend = Device[outputs[0].device] if outputs else None  # which launches what is on other devices, too
         self.bound: dict[Node, tuple[Any, int]] = {}  # memory and offset that the launches have for what may move
         self.where: Optional[tuple[list[Any], list[int]]] = None  # the same of all, in the order of a replay
         self.users: dict[Node, list[int]] = {}
@@ -463,7 +463,8 @@ class Plan:
         self._bind(buffers)
         log = profile.log()
         if log is None:
-            self.backend.launch_all(self.launches)
+            if self.backend is not None:
+                self.backend.launch_all(self.launches)
             return
         for (step, *_), launch in zip(self.chains, self.launches, strict=True):
             if step.kernel is not None:

@@ -98,6 +98,20 @@ def backend(cl):
 
 
 @pytest.fixture
+def new_kernels(monkeypatch):
+    """NUMPY renders every kernel anew, as what the test changes has it, and keeps none of them afterwards."""
+    from clgrad import Device
+    from clgrad.engine.program import PROGRAMS
+
+    lowered = Device["NUMPY"]._lowered
+    monkeypatch.setattr(Device["NUMPY"], "_lowered", {})
+    PROGRAMS.clear()
+    yield
+    PROGRAMS.clear()
+    lowered.clear()
+
+
+@pytest.fixture
 def example(monkeypatch, tmp_path):
     """`example(name)` imports an example; what it keeps for the next one goes elsewhere."""
     examples = str(ROOT / "examples")

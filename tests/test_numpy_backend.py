@@ -9,21 +9,14 @@ from clgrad import Device, DeviceError, Tensor
 from clgrad.backends.numpy import backend as numpy_backend
 from clgrad.backends.numpy import blas, render
 from clgrad.engine.explain import plan_of
-from clgrad.engine.program import PROGRAMS
 from clgrad.engine.realize import lower
 
 
 @pytest.fixture(autouse=True)
-def tiny_blocks(monkeypatch):
+def tiny_blocks(monkeypatch, new_kernels):
     monkeypatch.setattr(render, "BLOCK", 6)
     monkeypatch.setattr(render, "PLAIN", 1)
     monkeypatch.setattr(render, "SPREAD", 2)  # so that broadcast operands are laid out in full, too
-    lowered = Device["NUMPY"]._lowered
-    monkeypatch.setattr(Device["NUMPY"], "_lowered", {})
-    PROGRAMS.clear()
-    yield
-    PROGRAMS.clear()
-    lowered.clear()
 
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(1, 4))

@@ -114,6 +114,14 @@ def test_simplify_takes_identities_away_and_keeps_signed_zeros():
     assert np.signbit((Tensor([-0.0]) * 1).numpy())[0] and not np.signbit((Tensor([-0.0]) + 0.0).numpy())[0]
 
 
+def test_a_choice_by_a_negation_is_the_other_choice():
+    x, y = data(4, 1), data(2, 4, 3)
+    node = (~(x < 0)).reshape(4).unsqueeze(1).expand(2, 4, 3).where(y, -y).node
+    assert "xor" not in {n.op for n in _ancestors(simplify.simplify([node])[node])}
+    chosen = (~(Tensor([1.0, -1.0, float("nan")]) < 0)).where(Tensor([1, 2, 3]), Tensor([-1, -2, -3]))
+    assert chosen.tolist() == [1, -2, 3]
+
+
 def test_a_sum_of_something_repeated_is_a_product():
     x = data(4, 1)
     node = x.expand(4, 1000).sum(1).node

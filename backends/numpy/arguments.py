@@ -44,6 +44,10 @@ class Argument(NamedTuple):
             own=None if own is None else lambda thread: change(own(thread)),
         )
 
+    def of(self, thread: int, value: Any) -> Any:
+        """What a thread gets of the whole `value`: that, or memory of its own."""
+        return self.own(thread) if thread and self.own is not None else value
+
     def part(self, value: Any, i: int, j: int) -> Any:
         if self.cut == "rows":
             return value[i * self.width : j * self.width]

@@ -22,7 +22,6 @@ from ..dtypes import DType
 from ..kernel import Kernel
 from . import blas, runtime, sharing
 from .arguments import Argument
-from .blas import is_large
 from .render import render
 
 
@@ -50,7 +49,7 @@ class NumpyExecutable(Executable):
         uses_blas = any(name in self.source for name in ("matmul(", "sum_product(", "run("))
         others = any(instr.op == "custom" for instr in kernel.body)  # functions of the user's
         # Whether BLAS gets one thread for it or all that it had; None where it makes no difference.
-        self._one_thread = not is_large(kernel) if uses_blas else False if others else None
+        self._one_thread = not blas.is_large(kernel) if uses_blas else False if others else None
 
     def bind(self, buffers: Sequence[Buffer]) -> Launch:
         return Launch(self._calls(buffers), self._one_thread, buffers[-1].backend.counters)
@@ -67,7 +66,7 @@ class NumpyExecutable(Executable):
                 continue
             threads = min(max(blas.threads(), 1), sharing.MOST) if rendered.shared else 1
             parts = [
-                self._blocks([(arguments[n], self._own(arguments[n], values[n], thread)) for n in names])
+                self._blocks([(arguments[n], arguments[n].of(thread, values[n])) for n in names])
                 for thread in range(threads)
             ]
             if threads > 1:
@@ -75,10 +74,6 @@ class NumpyExecutable(Executable):
             else:
                 calls += [(function, part) for part in parts[0]]
         return calls
-
-    @staticmethod
-    def _own(argument: Argument, value: Any, thread: int) -> Any:
-        return argument.own(thread) if thread and argument.own is not None else value
 
     def _blocks(self, own: list[tuple[Argument, Any]]) -> list[list[Any]]:
         """The arguments of each block, from those of the whole."""

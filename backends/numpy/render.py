@@ -145,8 +145,6 @@ class _Attention:
 
 
 class _Writer:
-    shared = False
-
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
         self.arguments: dict[str, Argument] = {}

@@ -51,7 +51,8 @@ def share(pieces: Sequence[Callable[[int], Any]], most: int = MOST) -> None:
             piece(0)
         return
     before = blas.threads()
-    blas.use(1)
+    if before > 1:
+        blas.use(1)
     blas.stop()
     todo = deque(pieces)
 
@@ -73,7 +74,8 @@ def share(pieces: Sequence[Callable[[int], Any]], most: int = MOST) -> None:
         work(0)
     finally:
         wait(futures)
-        blas.use(before)
+        if before > 1:
+            blas.use(before)
     for future in futures:
         future.result()
 

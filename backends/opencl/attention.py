@@ -93,7 +93,7 @@ class _Attention:
     def _hold(self, name: str, rows: int) -> None:
         """The rows that work-items hold from now on, as lanes: vectors number 0, 1, ... of `vector` lanes each."""
         self.lanes = min(self.shapes.attention_lanes, 1 << (rows - 1).bit_length())
-        self.vector = min(self.shapes.lanes(self.dtype), self.lanes)
+        self.vector = min(self.shapes.dot_lanes(self.dtype), self.lanes)
         self.parts = range(self.lanes // self.vector)
         self.width_text = str(self.vector) if self.vector > 1 else ""
         self.vtype = self.ctype + self.width_text
@@ -219,7 +219,7 @@ class _Attention:
         """result[j][d] += sum_l weights[j][l] own[l][d], where result and own rows lie; the first own rows begin it."""
         w = self.w
         number = self.results[result][0]
-        vector = next(v for v in (16, 8, 4, 2, 1) if width % v == 0 and v <= self.shapes.lanes(self.dtype))
+        vector = next(v for v in (16, 8, 4, 2, 1) if width % v == 0 and v <= self.shapes.dot_lanes(self.dtype))
         ctype = self.ctype
         if vector > 1:
             w.helpers.add((f"unaligned{vector}", self.dtype))

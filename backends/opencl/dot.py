@@ -66,7 +66,7 @@ class Dot:
     # -- pieces ---------------------------------------------------------------------------------------------------
 
     def vector(self) -> int:
-        return self.shapes.lanes(self.dtype)
+        return self.shapes.dot_lanes(self.dtype)
 
     def vector_aligned(self, view: View, contiguous: int) -> bool:
         """Whether every vector read through `view` starts on a multiple of its size."""

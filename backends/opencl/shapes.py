@@ -58,7 +58,7 @@ class Shapes:
     scatter_lanes: int = 32  # columns of a work-item of scatter
     scatter_parts: int = 8  # row ranges that scatter over narrow rows is cut into
 
-    def lanes(self, dtype: DType) -> int:
+    def dot_lanes(self, dtype: DType) -> int:
         """Elements of a dot's vectors. Halves are computed in float32, but have no safe load of sixteen."""
         return {float32: self.dot_vector, float64: self.dot_vector // 2}.get(dtype, min(8, self.dot_vector))
 
