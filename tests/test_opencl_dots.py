@@ -1,6 +1,7 @@
 """Dots of the OpenCL backend give what NumPy's give, whatever the layout, the raggedness and the tiles."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from opencl_helpers import Batch, Body, bits, near, place, same
 from clgrad.backends import dtypes
 from clgrad.backends.opencl.backend import OpenCLBackend
 from clgrad.backends.opencl.panels import block_of, tile_of
-from clgrad.backends.opencl.shapes import TABLE, fitting, shapes_for, tile_bytes
+from clgrad.backends.opencl.shapes import TABLE, shapes_for, tile_bytes, within
 from clgrad.backends.view import View
 
 
@@ -117,8 +118,7 @@ def test_large_dots_are_right_in_every_layout(backend):
 @pytest.mark.parametrize("row", TABLE)
 def test_dots_shaped_for_other_devices_are_right_too(backend, row):
     """The registers of other CPUs, and of GPUs, run on whatever device there is."""
-    shapes = dataclasses.replace(TABLE[row], dot_pack_from=500)
-    shapes = dataclasses.replace(shapes, dot_tile=fitting(shapes, backend.device.local_mem_size))
+    shapes = within(dataclasses.replace(TABLE[row], dot_pack_from=500), backend.device.local_mem_size)
     batch = Batch(OpenCLBackend(backend.device, "CL", shapes))
     dot_cases(batch, [(17, 33, 130), (1, 3, 17), (203, 130, 65), (45, 20, 192)], [dtypes.float32])
     batch.run_both()
@@ -129,9 +129,9 @@ def test_tiles_do_not_change_a_bit(backend):
     rng = np.random.default_rng(8)
     a, b = rng.normal(size=(100, 300)).astype("f4"), rng.normal(size=(300, 90)).astype("f4")
     results = []
-    largest = fitting(TABLE["cpu"], backend.device.local_mem_size)
-    for changes in ({"dot_tile": largest}, {"dot_tile": (32, 32)}, {"dot_tiles": 64}, {"dot_pack_from": 1}):
-        shapes = dataclasses.replace(TABLE["cpu"], **{"dot_tile": largest, **changes})
+    largest = within(TABLE["cpu"], backend.device.local_mem_size)
+    for changes in ({}, {"dot_tile": (32, 32)}, {"dot_tiles": 64}, {"dot_pack_from": 1}, {"dot_memory": 2**17}):
+        shapes = dataclasses.replace(largest, **changes)
         batch = Batch(OpenCLBackend(backend.device, "CL", shapes))
         for turn_a in (False, True):
             body, kernel = dot_kernel(a, b, turn_a, turn_b=True)
@@ -187,17 +187,23 @@ def test_the_rest_of_a_body_runs_on_every_column(backend):
 def test_tiles_cover_whole_blocks_and_there_are_enough_where_there_can_be():
     for name in ("cpu", "cpu 8", "cpu 4"):
         shapes = TABLE[name]
-        for m in (8, 65, 128, 768, 4096):
-            for n in (8, 65, 384, 1536):
-                for pack_left in (False, True):
-                    rows, columns = tile_of(m, n, 1, shapes, pack_left)
-                    block = block_of(n, shapes)
-                    assert rows % block[0] == columns % block[1] == 0
-                    assert rows <= shapes.dot_tile[0] and columns <= shapes.dot_tile[1]
-                    tiles = math.ceil(m / rows) * math.ceil(n / columns)
-                    assert tiles >= shapes.dot_tiles or math.ceil(m / block[0]) * math.ceil(n / block[1]) < 4
-                    if m * n > 4096 * 65:  # two processors, and neither does much more than its half
-                        assert math.ceil(tiles / 2) * rows * columns <= 1.1 * m * n / 2
+        for m, n, k in itertools.product((8, 65, 128, 768, 4096), (8, 65, 384, 1536), (1, 128, 4096)):
+            for pack_left in (False, True):
+                rows, columns = tile_of(m, n, k, 1, shapes, pack_left)
+                block = block_of(n, shapes)
+                assert rows % block[0] == columns % block[1] == 0
+                assert rows <= shapes.dot_tile[0] and columns <= shapes.dot_tile[1]
+                assert tile_bytes(shapes, (rows, columns), pack_left) <= shapes.dot_memory
+                tiles = math.ceil(m / rows) * math.ceil(n / columns)
+                assert tiles >= shapes.dot_tiles or math.ceil(m / block[0]) * math.ceil(n / block[1]) < 4
+                if m * n > 4096 * 65:  # two processors, and neither does much more than its half
+                    assert math.ceil(tiles / 2) * rows * columns <= 1.1 * m * n / 2
+
+
+def test_tiles_take_whole_rows_where_storing_counts():
+    """With few products an element it does; with many, fewer columns to pack count for more."""
+    assert tile_of(768, 512, 128, 1, TABLE["cpu"], False)[1] == 512
+    assert tile_of(768, 512, 4096, 1, TABLE["cpu"], False)[1] < 512
 
 
 def test_tiles_fit_the_local_memory_of_the_device():
@@ -205,6 +211,6 @@ def test_tiles_fit_the_local_memory_of_the_device():
         for vector in (16, 8, 4):
             shapes = shapes_for("cpu", vector, 2, memory)
             assert shapes.dot_tile != (0, 0)
-            assert tile_bytes(shapes, shapes.dot_tile) <= memory
+            for pack_left in (False, True):
+                assert tile_bytes(shapes, tile_of(4096, 4096, 512, 1, shapes, pack_left), pack_left) <= memory
     assert shapes_for("cpu", 16, 2, 2**10).dot_tile == (0, 0)
-    assert shapes_for("gpu", 16, 2, 2**15) == TABLE["gpu"]

@@ -30,7 +30,7 @@ from .chain import chain_lengths, chained, is_alone, is_short
 from .device import describe, lanes
 from .progress import Progress
 from .render import render
-from .shapes import Shapes, limited, shapes_for, tile_bytes
+from .shapes import Shapes, limited, shapes_for, within
 from .sort import runs
 from .tuning import tuned
 from .writer import NAME, Rendered
@@ -209,9 +209,8 @@ class OpenCLBackend(Backend):
     def can_use(self, shapes: Shapes) -> bool:
         """Whether the device has work-groups and local memory as large as `shapes` wants."""
         device = self.device
-        return limited(shapes, device.max_work_group_size) == shapes and (
-            tile_bytes(shapes, shapes.dot_tile) <= device.local_mem_size or shapes.dot_tile == (0, 0)
-        )
+        fits = shapes.dot_tile == (0, 0) or within(shapes, device.local_mem_size) == shapes
+        return fits and limited(shapes, device.max_work_group_size) == shapes
 
     def sorted_runs(self, length: int) -> list[int]:
         return runs(length)

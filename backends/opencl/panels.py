@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ..dtypes import float32
 from ..packing import GROUP, Packing
-from .shapes import Shapes
+from .shapes import Shapes, tile_bytes
 from .writer import Rendered
 
 if TYPE_CHECKING:
@@ -39,16 +39,17 @@ def block_of(n: int, shapes: Shapes) -> tuple[int, int]:
     A wide one reads less, 10 loads for 24 vectors of sums, not for 16, but must not reach beyond the result.
     """
     wide = shapes.dot_wide_block
-    fits = all(most % size == 0 for most, size in zip(shapes.dot_tile, wide))
+    fits = all(most >= size for most, size in zip(shapes.dot_tile, wide))
     return wide if n % wide[1] == 0 and fits else shapes.dot_block
 
 
 @lru_cache(maxsize=1024)
-def tile_of(m: int, n: int, batch: int, shapes: Shapes, pack_left: bool) -> tuple[int, int]:
+def tile_of(m: int, n: int, k: int, batch: int, shapes: Shapes, pack_left: bool) -> tuple[int, int]:
     """Rows and columns of a tile of an (m, n) result: whole blocks, of which all processors have as many to do.
 
-    Of all sizes that make enough tiles, the one whose slowest processor is done first. Besides its products a tile
-    costs as much as `dot_packing` more rows, and as many columns if the left operand is packed, a few if it is read.
+    Of all sizes that fit and make enough tiles, the one whose slowest processor is done first. Besides its products a
+    tile costs as much as `dot_packing` more rows, and as many columns if the left operand is packed, a few if it is
+    read. The elements of rows that do not end within it take longer to store, beside which k products take long or not.
     """
     units, most, packing = block_of(n, shapes), shapes.dot_tile, shapes.dot_packing
     reading = packing if pack_left else packing // 4
@@ -57,11 +58,13 @@ def tile_of(m: int, n: int, batch: int, shapes: Shapes, pack_left: bool) -> tupl
         blocks = -(-length // units[axis])
         return [k * units[axis] for k in range(1, min(blocks, most[axis] // units[axis]) + 1)]
 
-    def cost(tile: tuple[int, int]) -> tuple[bool, int]:
+    def cost(tile: tuple[int, int]) -> tuple[bool, bool, float]:
         rows, columns = tile
         tiles = batch * -(-m // rows) * -(-n // columns)
-        work = rows * columns + packing * columns + reading * rows
-        return tiles < shapes.dot_tiles, -(-tiles // shapes.processors) * work
+        storing = shapes.dot_partial / k if columns < n else 0
+        work = rows * columns * (1 + storing) + packing * columns + reading * rows
+        fits = tile_bytes(shapes, tile, pack_left) <= shapes.dot_memory
+        return not fits, tiles < shapes.dot_tiles, -(-tiles // shapes.processors) * work
 
     return min(((rows, columns) for columns in sizes(n, 1) for rows in sizes(m, 0)), key=cost)
 
@@ -81,7 +84,7 @@ class Panels:
         self.step = self.slice + dot.shapes.dot_apart
         large = dot.k * abs(self.left_k) >= dot.shapes.dot_pack_from
         self.pack_left = self.left_k != 1 and self.left_m == 1 and large
-        self.tile = tile_of(dot.m, dot.n, prod(dot.batch), dot.shapes, self.pack_left)
+        self.tile = tile_of(dot.m, dot.n, dot.k, prod(dot.batch), dot.shapes, self.pack_left)
 
     def render(self) -> Rendered:
         dot, w = self.dot, self.w
@@ -93,11 +96,11 @@ class Panels:
         w.line(f"const int tile_columns = (int)min(({w.index}){tile_n}, {n} - first_n);")
         w.line(f"const {w.index} left = {dot.base('left', dot.left)};")
         w.line(f"const {w.index} right = {dot.base('right', dot.right)};")
-        most_m, most_n = self.tile if w.specialise else dot.shapes.dot_tile
-        w.line(f"__local {self.type} panels[{self.slice * most_n // self.lanes}];")
-        w.line(f"__local {self.type} tile[{most_m * most_n // self.lanes}];")
+        nbytes = tile_bytes(dot.shapes, self.tile, self.pack_left) if w.specialise else dot.shapes.dot_memory
+        w.line(f"__local {self.type} panels[{-(-nbytes // (4 * self.lanes))}];")
+        w.line(f"__local {self.type} *tile = panels + {self.slice // self.lanes} * {tile_n};")
         if self.pack_left:
-            w.line(f"__local {dot.ctype} blocks[{(self.step) * most_m}];")
+            w.line(f"__local {dot.ctype} *blocks = (__local {dot.ctype} *)tile + {tile_m} * {tile_n};")
         with w.block(f"for ({w.index} first_k = 0; first_k < {k}; first_k += {self.slice})"):
             w.line(f"const int count = (int)min(({w.index}){self.slice}, {k} - first_k);")
             self._pack_right()

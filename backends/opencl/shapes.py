@@ -38,8 +38,10 @@ class Shapes:
     dot_group: tuple[int, int] = (1, 8)  # work-group in (column blocks, row blocks)
     # Dots in panels (`panels.py`): how they use the registers and each level of the cache.
     dot_tile: tuple[int, int] = (0, 0)  # the most rows and columns of a work-item's tile; (0, 0): no panels
+    dot_memory: int = 2**20  # bytes of local memory that a tile takes with its panels, at most
     dot_tiles: int = 4  # tiles wanted of a result, so that no processor waits for long at its end
     dot_packing: int = 20  # rows whose products with a row take as long as packing that row
+    dot_partial: int = 6  # products that take as long as it takes longer to store an element in part of a row
     dot_block: tuple[int, int] = (8, 32)  # rows and columns of the block that the registers hold
     dot_wide_block: tuple[int, int] = (6, 64)  # the same where it divides the columns of the result
     dot_slice: int = 128  # rows of a panel, which is to stay in the first-level cache
@@ -64,13 +66,13 @@ class Shapes:
 
 
 TABLE = {
-    "cpu": Shapes(dot_tile=(384, 384)),  # vectors of 16 floats, and 32 registers of them (AVX-512)
+    "cpu": Shapes(dot_tile=(384, 512)),  # vectors of 16 floats, and 32 registers of them (AVX-512)
     "cpu 8": Shapes(
-        row_lanes=8, dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(384, 384),
+        row_lanes=8, dot_vector=8, dot_outer=(4, 16), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(384, 512),
         dot_block=(6, 16), dot_wide_block=(4, 24), attention_lanes=16, attention_step=6, attention_block=66,
     ),  # 16 registers of 8 (AVX2)
     "cpu 4": Shapes(
-        dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(384, 384), dot_block=(4, 8),
+        dot_vector=4, dot_outer=(4, 8), dot_inner=(2, 4), dot_group=(1, 32), dot_tile=(384, 512), dot_block=(4, 8),
         dot_wide_block=(4, 8),
     ),
     "gpu": Shapes(
@@ -110,13 +112,13 @@ def shapes_for(
         make = next((row for word, row in MAKES.items() if word in vendor.lower()), "gpu")
         return limited(TABLE[make], work_group)
     shapes = TABLE["cpu" if vector >= 16 else "cpu 8" if vector >= 8 else "cpu 4"]
-    return replace(
+    shapes = replace(
         shapes,
         processors=processors,
         column_items=max(shapes.column_items, processors),
         dot_tiles=max(shapes.dot_tiles, 2 * processors),
-        dot_tile=fitting(shapes, local_memory),
     )
+    return within(shapes, local_memory)
 
 
 def limited(shapes: Shapes, work_group: int) -> Shapes:
@@ -135,21 +137,23 @@ def limited(shapes: Shapes, work_group: int) -> Shapes:
     return replace(shapes, **changes)
 
 
-def tile_bytes(shapes: Shapes, tile: tuple[int, int]) -> int:
-    """Local memory that a dot of such tiles takes: the tile itself, the panels, and blocks of the left operand."""
+def tile_bytes(shapes: Shapes, tile: tuple[int, int], pack_left: bool) -> int:
+    """Local memory that a dot of such tiles takes: the tile itself, panels, and perhaps blocks of the left operand."""
     rows, columns = tile
-    return 4 * (rows * columns + shapes.dot_slice * columns + (shapes.dot_slice + shapes.dot_apart) * rows)
+    blocks = (shapes.dot_slice + shapes.dot_apart) * rows if pack_left else 0
+    return 4 * (rows * columns + shapes.dot_slice * columns + blocks)
 
 
-def fitting(shapes: Shapes, local_memory: int) -> tuple[int, int]:
-    """The table's tile, halved until it fits; (0, 0) where not even one block does."""
-    tile, block = list(shapes.dot_tile), shapes.dot_block
-    while tile_bytes(shapes, (tile[0], tile[1])) > local_memory:
-        axis = 0 if tile[0] // block[0] > tile[1] // block[1] else 1
-        if tile[axis] == block[axis]:
-            return 0, 0
-        tile[axis] = tile[axis] // (2 * block[axis]) * block[axis]
-    return tile[0], tile[1]
+def within(shapes: Shapes, local_memory: int) -> Shapes:
+    """The same for a device with so many bytes of local memory: without blocks that do not fit, or without panels."""
+
+    def fits(block: tuple[int, int]) -> bool:
+        return tile_bytes(shapes, block, pack_left=True) <= local_memory
+
+    if not fits(shapes.dot_block):
+        return replace(shapes, dot_tile=(0, 0))
+    wide = shapes.dot_wide_block if fits(shapes.dot_wide_block) else shapes.dot_block
+    return replace(shapes, dot_memory=min(shapes.dot_memory, local_memory), dot_wide_block=wide)
 
 
 def next_power(n: int) -> int:

@@ -198,7 +198,7 @@ FAMILIES = {
     ),
     "dots": Family(
         _dots,
-        cpu={"dot_tile": ((96, 192), (192, 384), (384, 384)), "dot_slice": (64, 128, 256)},
+        cpu={"dot_tile": ((96, 192), (192, 384), (384, 512)), "dot_slice": (64, 128, 256)},
         gpu={
             "dot_vector": (4, 8),
             "dot_outer": ((4, 4), (8, 4), (8, 8)),
