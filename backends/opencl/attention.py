@@ -15,16 +15,16 @@ there is one lane, and the work-items of a group read the same scalars at the sa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 
-from ..dtypes import accumulator, float32, float64, is_bool, is_half
+from ..dtypes import DType, accumulator, float32, float64, is_bool, is_half
 from ..kernel import Kernel
 from ..view import View
 from . import functions
 from .dot import CONTRACT
 from .functions import compute_type, storage_type
-from .shapes import Shapes
+from .shapes import Shapes, next_power
 from .writer import Rendered, Writer
 
 
@@ -47,7 +47,6 @@ class _Attention:
         dtype = kernel.inputs[self.operands["q"][0]]
         self.dtype = accumulator(dtype)
         self.ctype = compute_type(self.dtype)
-        self.step, self.block = shapes.attention_step, shapes.attention_block
 
     def render(self) -> Rendered:
         """The launch: dimension 0 are the blocks of rows, those of each part after one another, and 1 the batch."""
@@ -92,9 +91,16 @@ class _Attention:
 
     def _hold(self, name: str, rows: int) -> None:
         """The rows that work-items hold from now on, as lanes: vectors number 0, 1, ... of `vector` lanes each."""
-        self.lanes = min(self.shapes.attention_lanes, 1 << (rows - 1).bit_length())
-        self.vector = min(self.shapes.dot_lanes(self.dtype), self.lanes)
+        shapes, vector = self.shapes, self.shapes.dot_lanes(self.dtype)
+        most = next_power(rows)
+        if self.attention.causal:  # half of the last block's scores are computed in vain
+            most = max(most // 4, min(vector, most))
+        self.lanes = min(shapes.attention_lanes, most)
+        self.vector = min(vector, self.lanes)
         self.parts = range(self.lanes // self.vector)
+        sums = shapes.attention_step * max(1, shapes.attention_lanes // shapes.dot_vector)  # vectors, in registers
+        self.step = max(1, sums // len(self.parts))
+        self.block = max(1, shapes.attention_block // self.step) * self.step
         self.width_text = str(self.vector) if self.vector > 1 else ""
         self.vtype = self.ctype + self.width_text
         self.own_rows = self.w.number(name, rows)
@@ -144,25 +150,53 @@ class _Attention:
             column = f"({column}) * {self.w.number(f'{name}_right', view.strides[-1])}"
         return functions.read(pointer, column, self.kernel.inputs[slot])
 
+    def _square(self, view: View, dtype: DType, width: int) -> tuple[str, int]:
+        """The type of a vector of columns where rows lie, and how many columns squares of such vectors cover."""
+        if self.vector == 1 or view.strides[-1] != 1 or is_half(dtype):
+            return "", 0
+        self.w.helpers.add((f"unaligned{self.vector}", self.dtype))
+        return f"{self.vtype}_at", width - width % self.vector
+
+    def _squares(self, columns: int) -> AbstractContextManager[None]:
+        """For all squares of `columns` columns and the own rows: from column d and lane l on."""
+        across, down = f"d < {columns}; d += {self.vector}", f"l < {self.lanes}; l += {self.vector}"
+        return self.w.block(f"for (int d = 0; {across}) for (int l = 0; {down})")
+
     def _load(self, array: str, name: str, width: int, factor: str = "") -> None:
         """Lay the own rows of an operand out with a row of lanes for each column; rows beyond the last repeat it."""
-        w = self.w
+        w, (slot, view) = self.w, self.operands[name]
         self._array(array, width)
-        with w.block(f"for (int l = 0; l < {self.lanes}; l++)"):
-            w.line(f"{self._pointer(name)}row = {self._row(name, f'min(own + l, {self.own_rows} - 1)')};")
-            value = self._read(name, "row", "d") + factor
-            w.line(f"for (int d = 0; d < {width}; d++) {array}[d * {self.lanes} + l] = {value};")
+        vector, turned = self._square(view, self.kernel.inputs[slot], width)
+        if turned:
+            with self._squares(turned):
+                rows = [self._row(name, f"min(own + l + {i}, {self.own_rows} - 1)") for i in range(self.vector)]
+                columns = w.turned(self.vtype, [f"*(__global const {vector} *)({row} + d){factor}" for row in rows])
+                for i, column in enumerate(columns):
+                    w.line(f"*({self.vtype} *)({array} + (d + {i}) * {self.lanes} + l) = {column};")
+        if turned < width:
+            with w.block(f"for (int l = 0; l < {self.lanes}; l++)"):
+                w.line(f"{self._pointer(name)}row = {self._row(name, f'min(own + l, {self.own_rows} - 1)')};")
+                value = self._read(name, "row", "d") + factor
+                w.line(f"for (int d = {turned}; d < {width}; d++) {array}[d * {self.lanes} + l] = {value};")
 
     def _store(self, name: str, array: str, width: int) -> None:
         """Write the own rows of a result from an array."""
-        w = self.w
-        number, view = self.results[name]
+        w, (number, view) = self.w, self.results[name]
+        dtype = self.kernel.output_dtypes[number]
         down, right = (self.w.number(f"to_{name}_{axis}", view.strides[i]) for axis, i in (("down", -2), ("right", -1)))
-        with w.block(f"for (int l = 0; l < {self.lanes} && own + l < {self.own_rows}; l++)"):
-            with w.block(f"for (int d = 0; d < {width}; d++)"):
-                at, dtype = f"to_{name} + (own + l) * {down} + d * {right}", self.kernel.output_dtypes[number]
-                value = w.code(functions.rounded(functions.Text(f"{array}[d * {self.lanes} + l]"), dtype))
-                w.line(functions.write(f"y{number}", at, value, dtype))
+        vector, turned = self._square(view, dtype, width)
+        if turned:
+            with self._squares(turned):
+                columns = [f"*({self.vtype} *)({array} + (d + {i}) * {self.lanes} + l)" for i in range(self.vector)]
+                for i, row in enumerate(w.turned(self.vtype, columns)):
+                    place = f"y{number} + to_{name} + (own + l + {i}) * {down} + d"
+                    w.line(f"if (own + l + {i} < {self.own_rows}) *(__global {vector} *)({place}) = {row};")
+        if turned < width:
+            with w.block(f"for (int l = 0; l < {self.lanes} && own + l < {self.own_rows}; l++)"):
+                with w.block(f"for (int d = {turned}; d < {width}; d++)"):
+                    at = f"to_{name} + (own + l) * {down} + d * {right}"
+                    value = w.code(functions.rounded(functions.Text(f"{array}[d * {self.lanes} + l]"), dtype))
+                    w.line(functions.write(f"y{number}", at, value, dtype))
 
     def _scores(self, out: str, name: str, own: str, width: int) -> None:
         """out[j][l] = sum_d other[j][d] own[d][l] over the block; `name` is the operand whose rows are the others."""
@@ -226,7 +260,8 @@ class _Attention:
             ctype = f"{self.ctype}{vector}_at"
         down = w.number(f"to_{result}_down", self.results[result][1].strides[-2])
         w.line(f"const int held = (int)min(({w.index}){self.lanes}, {self.own_rows} - own);")
-        across = [range(at, min(at + 2 * vector, width), vector) for at in range(0, width, 2 * vector)]
+        stretch = len(self.parts) * vector
+        across = [range(at, min(at + stretch, width), vector) for at in range(0, width, stretch)]
         for columns in across:
             with w.block(f"for (int j = 0; j < count; j += {self.step})"):
                 sums = [[f"s{t}_{d}" for d in columns] for t in range(self.step)]
@@ -399,19 +434,29 @@ class _Attention:
             self._store("key", "key_sum", self.width)
 
     def _row_product(self, result: str, left: str, right: str) -> None:
-        """result = the sum of the products of two operands' rows `first` + j, in 16 partial sums."""
-        w, width = self.w, self.value_width
+        """result = the sum of the products of two operands' rows `first` + j, a vector of columns at a time."""
+        w, width, vector = self.w, self.value_width, self.shapes.dot_lanes(self.dtype)
+        slots = [self.operands[name] for name in (left, right)]
+        plain = all(view.strides[-1] == 1 and not is_half(self.kernel.inputs[slot]) for slot, view in slots)
+        whole = width - width % vector if plain else 0
         for name in (left, right):
             w.line(f"{self._pointer(name)}row_{name} = {self._row(name, 'first + j')};")
-        w.line(f"{self.ctype} {result} = 0, partial[16];")
-        w.line("for (int l = 0; l < 16; l++) partial[l] = 0;")
-        for start, columns in ((0, width // 16 * 16), (width // 16 * 16, width)):
-            if start < columns:
-                count = min(16, columns - start)
-                head = f"for (int d = {start}; d < {columns}; d += {count}) for (int l = 0; l < {count}; l++)"
-                product = " * ".join(self._read(name, f"row_{name}", "d + l") for name in (left, right))
-                w.line(f"{head} partial[l] += {product};")
-        w.line(f"for (int l = 0; l < 16; l++) {result} += partial[l];")
+        w.line(f"{self.ctype} {result} = 0;")
+        if whole and vector > 1:
+            w.helpers.add((f"unaligned{vector}", self.dtype))
+            vtype = f"{self.ctype}{vector}"
+            rows = " * ".join(f"*(__global const {vtype}_at *)(row_{name} + d)" for name in (left, right))
+            w.line(f"{vtype} partial = 0;")
+            w.line(f"for (int d = 0; d < {whole}; d += {vector}) partial += {rows};")
+            total = "partial"
+            while vector > 2:
+                vector //= 2
+                w.line(f"const {self.ctype}{vector} partial{vector} = {total}.lo + {total}.hi;")
+                total = f"partial{vector}"
+            w.line(f"{result} = {total}.lo + {total}.hi;")
+        if whole < width:
+            product = " * ".join(self._read(name, f"row_{name}", "d") for name in (left, right))
+            w.line(f"for (int d = {whole}; d < {width}; d++) {result} += {product};")
 
     def _scale(self) -> str:
         return self.w.constant("scale", self.attention.scale, self.dtype)

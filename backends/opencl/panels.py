@@ -164,10 +164,7 @@ class Panels:
                     w.line(f"for (int l = 0; l < {self.columns}; l++) to[l] = c + l < tile_columns ? {value} : 0;")
 
     def _pack_transposed(self, step_n: str) -> None:
-        """Squares of as many rows as a vector has lanes, turned by interleaving row i with the one half a square on.
-
-        Written with .even and .odd, because compilers undo interleavings that name every lane.
-        """
+        """Squares of as many rows as a vector has lanes."""
         dot, w, lanes = self.dot, self.w, self.lanes
         aligned = dot.vector_aligned(dot.right, len(dot.kernel.shape) - 2)
         inside = f"if (c + {self.columns} <= tile_columns)"
@@ -178,18 +175,8 @@ class Panels:
 
     def _turn(self, rows: list[str], k: str) -> None:
         """A square, given by its rows, into the panel from row `k` of it on."""
-        w, lanes = self.w, self.lanes
-        square = [f"u{i}" for i in range(lanes)]
-        for name, value in zip(square, rows, strict=True):
-            w.line(f"const {self.type} {name} = {value};")
-        for stage in range(lanes.bit_length() - 1):
-            turned = [f"u{stage}_{i}" for i in range(lanes)]
-            w.line(f"{self.type} {', '.join(turned)};")
-            for i, name in enumerate(turned):
-                a, b, half = square[i // 2], square[i // 2 + lanes // 2], ("lo", "hi")[i % 2]
-                w.line(f"{name}.even = {a}.{half}; {name}.odd = {b}.{half};")
-            square = turned
-        for i, name in enumerate(square):
+        w = self.w
+        for i, name in enumerate(w.turned(self.type, rows)):
             w.line(f"panel[({k} + {i}) * {self.parts} + j] = {name};")
 
     def _unpack(self, packing: Packing) -> None:

@@ -50,8 +50,8 @@ class Shapes:
     dot_plain_group: tuple[int, int] = (16, 1)  # work-group of the kernel of one element a work-item
     packed_block: tuple[int, int] = (4, 4)  # rows and columns of a work-item of a dot with packed weights
     packed_team: int = 1  # work-items that share one of them
-    attention_lanes: int = 32  # rows that a work-item of attention holds, as lanes of vectors
-    attention_step: int = 8  # rows or columns that it takes at once of what it reads
+    attention_lanes: int = 32  # rows that a work-item of attention holds, as lanes of vectors, at most
+    attention_step: int = 8  # rows or columns that it then takes at once of what it reads; more if it holds fewer
     attention_block: int = 64  # rows that it reads between two passes over their scores
     attention_group: int = 1  # work-items of a group
     attention_heads: int = 16  # from so many on, a work-item computes all gradients of a head

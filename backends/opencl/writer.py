@@ -186,6 +186,24 @@ class Writer:
         self.reports.append(f"{op}: an index lies outside 0 <= index < {rows}")
         return f"index_ok_{compute_type(dtype)}({index}, {self.number(name, rows)}, report, report_code)"
 
+    def turned(self, vector: str, square: Sequence[str]) -> list[str]:
+        """Declare the columns, as vectors of the type `vector`, of a square given by its rows.
+
+        Row i is interleaved with the one half a square on, as often as the square can be halved. Written with .even and
+        .odd, because compilers undo interleavings that name every lane.
+        """
+        size, current = len(square), [f"u{i}" for i in range(len(square))]
+        for name, row in zip(current, square, strict=True):
+            self.line(f"const {vector} {name} = {row};")
+        for stage in range(size.bit_length() - 1):
+            names = [f"u{stage}_{i}" for i in range(size)]
+            self.line(f"{vector} {', '.join(names)};")
+            for i, name in enumerate(names):
+                a, b, half = current[i // 2], current[i // 2 + size // 2], ("lo", "hi")[i % 2]
+                self.line(f"{name}.even = {a}.{half}; {name}.odd = {b}.{half};")
+            current = names
+        return current
+
     # -- the whole ------------------------------------------------------------------------------------------------
 
     def finish(self, global_size: tuple[int, ...], local_size: tuple[int, ...], wide_vectors: bool = False) -> Rendered:
