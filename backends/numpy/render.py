@@ -39,7 +39,7 @@ from .patterns import Region, grouped, region
 BLOCK, PLAIN = 32768, 16
 # Elements times operations from which on several threads take blocks. These are LONG_CALLS times as large: between two
 # calls a thread has to wait for Python's lock.
-SHARED, LONG_CALLS = 1 << 23, 4
+SHARED, LONG_CALLS = 1 << 23, 6
 # NumPy walks a broadcast operand row by row. Where rows are shorter than LONG_ROW, and there are at least SPREAD
 # elements, it is faster to lay the operand out in full first.
 LONG_ROW, SPREAD = 2048, 2048
