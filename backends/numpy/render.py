@@ -212,7 +212,7 @@ class _Writer:
     # --- names --------------------------------------------------------------------------------------------------
 
     def _argument(self, prefix: str, argument: Argument) -> str:
-        name = f"{prefix}{sum(n[0] == prefix and n[-1] != 'm' for n in self.arguments)}"
+        name = f"{prefix}{sum(n[0] == prefix and n[-1] not in 'msl' for n in self.arguments)}"
         self.arguments[name] = argument
         return name
 
@@ -240,6 +240,16 @@ class _Writer:
         array = self.arguments[name]
         self.arguments[f"{name}m"] = array.through(lambda x: x.reshape(-1, columns))._replace(width=width)
         return f"{name}m"
+
+    def _scalar(self, name: str) -> str:
+        """An array of one element without axes: beside larger ones ufuncs take half as long with that."""
+        self.arguments[f"{name}s"] = self.arguments[name].through(lambda x: x.reshape(()))
+        return f"{name}s"
+
+    def _without_last(self, name: str) -> str:
+        """An array whose last axis has length 1, without that."""
+        self.arguments[f"{name}l"] = self.arguments[name].through(lambda x: x[..., 0])
+        return f"{name}l"
 
     def _block_shape(self, shape: Shape) -> Shape:
         return (min(self.step, shape[0]), *shape[1:]) if self.blocked and shape else shape
@@ -361,6 +371,9 @@ class _Writer:
         sources = [self.names[s] for s in instr.src]
         if op in ELEMENTWISE and phase == "block":
             sources = [self._spread(s, shape) for s in instr.src]
+        if op in ELEMENTWISE and op != "custom" and prod(shape) > 1:
+            single = [prod(self.shapes[s]) == 1 for s in instr.src]
+            sources = [self._scalar(name) if one else name for name, one in zip(sources, single, strict=True)]
         if target is not None:
             out = self._output(target, self.kernel.outputs[target].view)
         else:
@@ -371,7 +384,7 @@ class _Writer:
         elif op in ELEMENTWISE:
             lines.append(f"{op}_({', '.join(sources)}, {out})")
         elif op == "sum_product":
-            lines.append(f"sum_product({', '.join(sources)}, {out})")
+            lines.append(f"sum_product({', '.join(sources)}, {self._without_last(out)})")
         elif op in REDUCTIONS:
             self._reduction(index, instr, sources[0], out, lines)
         elif op == "join":
@@ -401,7 +414,7 @@ class _Writer:
         shape = self.shapes[index]
         lasting = self._reduced(index) or phase != "block"
         prefer = ""
-        if instr.op in ELEMENTWISE and phase == "block":
+        if instr.op in ELEMENTWISE and phase == "block" and prod(shape) > 1:  # of a single one that would take longer
             for s in instr.src:  # compute in place over an operand that ends here
                 same = self.kernel.body[s].dtype == instr.dtype and self.shapes[s] == shape
                 kept = self._phase(s) != "block" or self._reduced(s)
@@ -445,7 +458,9 @@ class _Writer:
             return None
         if len(shape) == 1:
             ones = self._ones(shape[0], instr.dtype, 1)
-            return (f"sum_product({source}, {ones}, {{}})", out) if not self.blocked else None
+            if self.blocked:
+                return None
+            return f"sum_product({source}, {ones}, {{}})", self._without_last(out)
         strides = self.strides.get(source, contiguous_strides(shape))
         if axes == (len(shape) - 1,) and runtime.blas_reads(View(shape, strides)):
             return f"matmul({source}, {self._ones(shape[-1], instr.dtype)}, {{}})", out
@@ -528,7 +543,7 @@ class _Writer:
         return "".join(texts)
 
     def _function(self, name: str, lines: list[str]) -> str:
-        used = dict.fromkeys(re.findall(r"\b(?:[acoptv]\d+m?|[ij])\b", " ".join(lines)))
+        used = dict.fromkeys(re.findall(r"\b(?:[acoptv]\d+[msl]?|[ij])\b", " ".join(lines)))
         for number in used.keys() & {"i", "j"}:
             self.arguments[number] = constant(None, number)
         rows = f"  # {self.step} rows of {self.rows}" if name == "block" else ""

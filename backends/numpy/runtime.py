@@ -87,11 +87,8 @@ def custom(operation: Custom, *arrays: np.ndarray) -> None:
 
 
 def sum_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out = sum(a * b) along the last axis, which stays, with length 1."""
-    if hasattr(np, "vecdot"):
-        np.vecdot(a, b, out[..., 0])
-    else:  # before NumPy 2
-        np.einsum("...i,...i->...", a, b, out=out[..., 0])
+    """out = sum(a * b) along the last axis, as NumPy has it itself from version 2 on."""
+    np.einsum("...i,...i->...", a, b, out=out)
 
 
 def blas_reads(view: View) -> bool:
@@ -203,11 +200,10 @@ def scatter_add(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
 
 def scatter_set(values: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
     """Row index[i] of `out` becomes values[i], in the order of i."""
-    if len(index) == 1:  # a token's keys and values: no more than a copy
-        row = int(index[0])
-        if not 0 <= row < len(out):
-            raise IndexError(f"scatter_set: index {row} is out of range for {len(out)} rows")
-        out[row] = values[0]
+    rows = index.tolist() if 0 < len(index) <= 16 else [-1]
+    first, last, step = rows[0], rows[-1] + 1, rows[1] - rows[0] if len(rows) > 1 else 1
+    if first >= 0 and last <= len(out) and step > 0 and rows == list(range(first, last, step)):
+        out[first:last:step] = values  # a token's keys and values, a row a head: no more than a copy
         return
     _check_rows("scatter_set", index, len(out))
     out[index] = values  # of an index that occurs again, NumPy keeps the last
@@ -232,7 +228,7 @@ NAMES: dict[str, Any] = {
     "matmul": np.matmul,
     "half_matmul": half_matmul,
     "packed_matmul": packed_matmul,
-    "sum_product": sum_product,
+    "sum_product": getattr(np, "vecdot", sum_product),
     "number": number,
     "load_masked": load_masked,
     "random_bits": random_bits,
