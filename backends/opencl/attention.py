@@ -438,11 +438,11 @@ class _Attention:
         w, width, vector = self.w, self.value_width, self.shapes.dot_lanes(self.dtype)
         slots = [self.operands[name] for name in (left, right)]
         plain = all(view.strides[-1] == 1 and not is_half(self.kernel.inputs[slot]) for slot, view in slots)
-        whole = width - width % vector if plain else 0
+        whole = width - width % vector if plain and self.vector > 1 else 0
         for name in (left, right):
             w.line(f"{self._pointer(name)}row_{name} = {self._row(name, 'first + j')};")
         w.line(f"{self.ctype} {result} = 0;")
-        if whole and vector > 1:
+        if whole:
             w.helpers.add((f"unaligned{vector}", self.dtype))
             vtype = f"{self.ctype}{vector}"
             rows = " * ".join(f"*(__global const {vtype}_at *)(row_{name} + d)" for name in (left, right))
