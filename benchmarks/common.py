@@ -66,7 +66,7 @@ def timer(run: Callable[[], Any], least: float, measured: Callable[[], float] | 
     core. Then it is the median of as many as take `least` seconds. Calls `run` now, so that it is built.
     """
     run()
-    times = max(1, round(least / max(min(seconds(run) for _ in range(3)), 1e-7)))
+    times = max(1, round(least / max(min(seconds(measured or run) for _ in range(3)), 1e-7)))
 
     def turn() -> float:
         start = time.perf_counter()
