@@ -443,7 +443,7 @@ def main(arguments: list[str] | None = None) -> None:
     if set(names(options.peers)) - {"torch"}:
         parser.error(f"unknown peer {options.peers!r}; there is torch")
     use_threads(options.threads)
-    # Woken for a single kernel, PoCL's threads may share one core for some milliseconds, which a training step outlasts.
+    # Woken for a few kernels, PoCL's threads may share one core for milliseconds, which a training step outlasts.
     os.environ.setdefault("POCL_AFFINITY", "1")
     os.environ.pop("CLGRAD_DEBUG", None)
     import numpy as np
