@@ -212,7 +212,7 @@ class _Writer:
     # --- names --------------------------------------------------------------------------------------------------
 
     def _argument(self, prefix: str, argument: Argument) -> str:
-        name = f"{prefix}{sum(n[0] == prefix and n[-1] not in 'msl' for n in self.arguments)}"
+        name = f"{prefix}{sum(n[0] == prefix and n[1:].isdigit() for n in self.arguments)}"  # the others are `_seen`
         self.arguments[name] = argument
         return name
 
@@ -235,21 +235,21 @@ class _Writer:
             )
         return self.ones[key]
 
+    def _seen(self, name: str, mark: str, change: Callable[[Any], Any], width: int = 1) -> str:
+        """The array seen otherwise, under its name and a mark; `width` of its rows belong to a row of the space."""
+        self.arguments[name + mark] = self.arguments[name].through(change)._replace(width=width)
+        return name + mark
+
     def _matrix(self, name: str, columns: int, width: int = 1) -> str:
-        """The array as a matrix, of which `width` rows belong to a row of the iteration space."""
-        array = self.arguments[name]
-        self.arguments[f"{name}m"] = array.through(lambda x: x.reshape(-1, columns))._replace(width=width)
-        return f"{name}m"
+        return self._seen(name, "m", lambda x: x.reshape(-1, columns), width)
 
     def _scalar(self, name: str) -> str:
         """An array of one element without axes: beside larger ones ufuncs take half as long with that."""
-        self.arguments[f"{name}s"] = self.arguments[name].through(lambda x: x.reshape(()))
-        return f"{name}s"
+        return self._seen(name, "s", lambda x: x.reshape(()))
 
     def _without_last(self, name: str) -> str:
         """An array whose last axis has length 1, without that."""
-        self.arguments[f"{name}l"] = self.arguments[name].through(lambda x: x[..., 0])
-        return f"{name}l"
+        return self._seen(name, "l", lambda x: x[..., 0])
 
     def _block_shape(self, shape: Shape) -> Shape:
         return (min(self.step, shape[0]), *shape[1:]) if self.blocked and shape else shape
@@ -543,7 +543,7 @@ class _Writer:
         return "".join(texts)
 
     def _function(self, name: str, lines: list[str]) -> str:
-        used = dict.fromkeys(re.findall(r"\b(?:[acoptv]\d+[msl]?|[ij])\b", " ".join(lines)))
+        used = dict.fromkeys(re.findall(r"\b(?:[acoptv]\d+[a-z]?|[ij])\b", " ".join(lines)))
         for number in used.keys() & {"i", "j"}:
             self.arguments[number] = constant(None, number)
         rows = f"  # {self.step} rows of {self.rows}" if name == "block" else ""

@@ -150,12 +150,12 @@ class _Attention:
             column = f"({column}) * {self.w.number(f'{name}_right', view.strides[-1])}"
         return functions.read(pointer, column, self.kernel.inputs[slot])
 
-    def _square(self, view: View, dtype: DType, width: int) -> tuple[str, int]:
-        """The type of a vector of columns where rows lie, and how many columns squares of such vectors cover."""
+    def _square(self, view: View, dtype: DType, width: int) -> int:
+        """How many of `width` columns are covered by squares whose rows are vectors where they lie."""
         if self.vector == 1 or view.strides[-1] != 1 or is_half(dtype):
-            return "", 0
+            return 0
         self.w.helpers.add((f"unaligned{self.vector}", self.dtype))
-        return f"{self.vtype}_at", width - width % self.vector
+        return width - width % self.vector
 
     def _squares(self, columns: int) -> AbstractContextManager[None]:
         """For all squares of `columns` columns and the own rows: from column d and lane l on."""
@@ -166,11 +166,13 @@ class _Attention:
         """Lay the own rows of an operand out with a row of lanes for each column; rows beyond the last repeat it."""
         w, (slot, view) = self.w, self.operands[name]
         self._array(array, width)
-        vector, turned = self._square(view, self.kernel.inputs[slot], width)
+        turned = self._square(view, self.kernel.inputs[slot], width)
         if turned:
             with self._squares(turned):
                 rows = [self._row(name, f"min(own + l + {i}, {self.own_rows} - 1)") for i in range(self.vector)]
-                columns = w.turned(self.vtype, [f"*(__global const {vector} *)({row} + d){factor}" for row in rows])
+                columns = w.turned(
+                    self.vtype, [f"*(__global const {self.vtype}_at *)({row} + d){factor}" for row in rows]
+                )
                 for i, column in enumerate(columns):
                     w.line(f"*({self.vtype} *)({array} + (d + {i}) * {self.lanes} + l) = {column};")
         if turned < width:
@@ -184,13 +186,13 @@ class _Attention:
         w, (number, view) = self.w, self.results[name]
         dtype = self.kernel.output_dtypes[number]
         down, right = (self.w.number(f"to_{name}_{axis}", view.strides[i]) for axis, i in (("down", -2), ("right", -1)))
-        vector, turned = self._square(view, dtype, width)
+        turned = self._square(view, dtype, width)
         if turned:
             with self._squares(turned):
                 columns = [f"*({self.vtype} *)({array} + (d + {i}) * {self.lanes} + l)" for i in range(self.vector)]
                 for i, row in enumerate(w.turned(self.vtype, columns)):
                     place = f"y{number} + to_{name} + (own + l + {i}) * {down} + d"
-                    w.line(f"if (own + l + {i} < {self.own_rows}) *(__global {vector} *)({place}) = {row};")
+                    w.line(f"if (own + l + {i} < {self.own_rows}) *(__global {self.vtype}_at *)({place}) = {row};")
         if turned < width:
             with w.block(f"for (int l = 0; l < {self.lanes} && own + l < {self.own_rows}; l++)"):
                 with w.block(f"for (int d = {turned}; d < {width}; d++)"):
@@ -448,12 +450,7 @@ class _Attention:
             rows = " * ".join(f"*(__global const {vtype}_at *)(row_{name} + d)" for name in (left, right))
             w.line(f"{vtype} partial = 0;")
             w.line(f"for (int d = 0; d < {whole}; d += {vector}) partial += {rows};")
-            total = "partial"
-            while vector > 2:
-                vector //= 2
-                w.line(f"const {self.ctype}{vector} partial{vector} = {total}.lo + {total}.hi;")
-                total = f"partial{vector}"
-            w.line(f"{result} = {total}.lo + {total}.hi;")
+            w.line(f"{result} = {w.lane_sum(self.ctype, 'partial', vector)};")
         if whole < width:
             product = " * ".join(self._read(name, f"row_{name}", "d") for name in (left, right))
             w.line(f"for (int d = {whole}; d < {width}; d++) {result} += {product};")

@@ -264,7 +264,7 @@ class Dot:
         w.line(f"{self.ctype} tile[{rows * columns}];")
         for r in range(rows):
             for j in range(columns):
-                w.line(f"tile[{r * columns + j}] = {self._lane_sum(block[r][j])};")
+                w.line(f"tile[{r * columns + j}] = {w.lane_sum(self.ctype, block[r][j], vector)};")
         if not (w.specialise and self.k % vector == 0):
             with w.block(f"for (; k < {w.number('K', self.k)}; k++)"):
                 w.line(CONTRACT)
@@ -276,15 +276,6 @@ class Dot:
         clipped = not (w.specialise and self.n % columns == 0)
         self._store_block(rows, columns, lambda: f"tile[r * {columns} + l]", "own_n", clipped)
         return w.finish((across, down, prod(self.batch)), (*group, 1))
-
-    def _lane_sum(self, name: str, lanes: int = 0) -> str:
-        """The sum of a vector's lanes, halving it each time."""
-        w, width, current = self.w, lanes or self.vector(), name
-        while width > 2:
-            width //= 2
-            w.line(f"const {self.ctype}{width} {name}_{width} = {current}.lo + {current}.hi;")
-            current = f"{name}_{width}"
-        return f"{current}.lo + {current}.hi"
 
     def _plain(self) -> Rendered:
         w = self.w

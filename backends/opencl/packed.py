@@ -65,7 +65,7 @@ class Packed:
         w.line(f"float tile[{size}];")
         for r in range(self.rows):
             for j in range(self.columns):
-                w.line(f"tile[{r * self.columns + j}] = {dot._lane_sum(sums[r][j], HALF)};")
+                w.line(f"tile[{r * self.columns + j}] = {w.lane_sum(dot.ctype, sums[r][j], HALF)};")
         if self.team > 1:
             self._add_up(size)
         clipped = not (w.specialise and dot.n % self.columns == 0)

@@ -187,6 +187,15 @@ class Writer:
         self.reports.append(f"{op}: an index lies outside 0 <= index < {rows}")
         return f"index_ok_{compute_type(dtype)}({index}, {self.number(name, rows)}, report, report_code)"
 
+    def lane_sum(self, ctype: str, name: str, lanes: int) -> str:
+        """The sum of the lanes of the vector `name`, halving it each time."""
+        current = name
+        while lanes > 2:
+            lanes //= 2
+            self.line(f"const {ctype}{lanes} {name}_{lanes} = {current}.lo + {current}.hi;")
+            current = f"{name}_{lanes}"
+        return f"{current}.lo + {current}.hi"
+
     def turned(self, vector: str, square: Sequence[str]) -> list[str]:
         """Declare the columns, as vectors of the type `vector`, of a square given by its rows.
 
